@@ -1,0 +1,31 @@
+"""Shared by all tests: a synthetic ESC-50 and a recipe that trains in a moment; nothing of the user's is touched."""
+import os
+os.environ['CUDA_VISIBLE_DEVICES'] = ''              # equal weights to the last bit are promised on a CPU
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import pytest
+from instruments_nbdev.data import esc50, split_items
+from instruments_nbdev.training import Recipe, fit
+
+@pytest.fixture(scope='session', autouse=True)
+def home(tmp_path_factory):
+    "A folder with the caches of all tests"
+    os.environ.pop('INSTRUMENTS_DATA', None)
+    d = tmp_path_factory.mktemp('home'); os.environ['INSTRUMENTS_CACHE'] = str(d)
+    return d
+
+@pytest.fixture(scope='session')
+def esc(home): return esc50.synthesize(home, clips_per_fold=2, seconds=1., sr=8000)
+
+@pytest.fixture(scope='session')
+def items(esc): return split_items(esc50.items(esc), 'halves', fold=1)
+
+@pytest.fixture(scope='session')
+def tiny():
+    return Recipe('tiny', store=('audio_transforms.sound_store', dict(sr=8000)), window=8000, lr=1e-2, epochs=3, bs=16,
+                  front_end=('audio_transforms.LogMel', dict(sr=8000, n_fft=256, hop_length=128, n_mels=32)),
+                  body=('training.MeanStdLinear', dict(n_in=32)))
+
+@pytest.fixture(scope='session')
+def model(home, tiny, items):
+    "The file of a trained model"
+    return fit(tiny, items, out=home/'run', speed={}, progress=False).path/'model.safetensors'

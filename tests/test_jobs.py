@@ -1,0 +1,61 @@
+"""Several trainings at once: in one folder by mistake, and in parallel jobs on purpose."""
+import time
+from dataclasses import replace
+import psutil, pytest
+from safetensors.torch import load_file
+import instruments_nbdev.experiments as E, instruments_nbdev.training as T
+from instruments_nbdev.experiments import cross_validate
+from instruments_nbdev.training import Run, TrainingError, fit
+from processes import CTX, KILLED, end, run, start, train
+
+def waits(begun, go):
+    "From now on a training stops at its second epoch until it may go on"
+    plain = T.Reseed.before_epoch
+    def before_epoch(self):
+        if self.epoch == 1: begun.set(); go.wait(60)
+        plain(self)
+    T.Reseed.before_epoch = before_epoch
+
+def test_second_training_into_one_folder(tiny, items, tmp_path):
+    begun, go = CTX.Event(), CTX.Event()
+    first = start(train, tiny, items, tmp_path/'run', (waits, begun, go)); assert begun.wait(60)
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match='run: another training is writing this folder$'):
+            fit(tiny, items, out=tmp_path/'run', resume=resume, speed={}, progress=False)
+    go.set(); assert end(first) == 0
+    assert run(train, tiny, items, tmp_path/'alone') == 0
+    a, b = (load_file(tmp_path/f/'model.safetensors') for f in ('run', 'alone'))
+    assert all(a[k].equal(b[k]) for k in a) and len(Run(tmp_path/'run').record['epochs']) == tiny.epochs
+
+def jobs(recipe, items, out):
+    E.threads_each = lambda _: 1
+    cross_validate(recipe, items, out=out, jobs=2, speed={}, progress=False)
+
+def running(p):
+    try: return p.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return False
+
+def wait_for(done, seconds, what):
+    until = time.time() + seconds
+    while not done(): assert time.time() < until, what; time.sleep(.02)
+
+def test_parallel_jobs_killed_and_gone_on_with(tiny, items, tmp_path, monkeypatch):
+    out = tmp_path/'cv'; p = start(jobs, tiny, items, out)
+    wait_for(lambda: list(out.glob('fold*/run.json')) or p.exitcode is not None, 120, 'no run')
+    workers = psutil.Process(p.pid).children(recursive=True); p.kill(); assert end(p) == KILLED
+    for w in workers:                                      # a worker would finish its run first; the power cut takes all
+        if running(w): w.kill()
+    wait_for(lambda: not any(map(running, workers)), 20, 'killed jobs still run')
+
+    made = lambda: {f: f.stat().st_mtime_ns for f in out.glob('fold*/run.json')}
+    before = made(); print(f'killed after {len(before)} of 5 runs'); assert len(before) < 5 and not (out/'run.json').exists()
+    monkeypatch.setattr(T, 'write_report', lambda path, *_: path.write_text('…'))
+    monkeypatch.setattr(E, 'threads_each', lambda _: 1)
+    cv, unbroken = (cross_validate(tiny, items, out=o, speed={}, progress=False) for o in (out, tmp_path/'unbroken'))
+    assert before.items() <= made().items(), 'a finished run was made again'
+    assert cv.summary() == unbroken.summary() and cv.table().notna().all(None)
+
+def test_a_run_of_another_recipe_is_not_taken_for_ones_own(tiny, items, tmp_path):
+    assert run(train, tiny, items, tmp_path/'cv/fold1-seed0') == 0
+    with pytest.raises(TrainingError, match='fold1-seed0'):
+        cross_validate(replace(tiny, lr=.5), items, out=tmp_path/'cv', speed={}, progress=False)
