@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['threads_each', 'run_jobs', 'cross_validate', 'CV', 'bundle', 'leaderboard', 'show_leaderboard']
 
-# %% ../nbs/01b_experiments.ipynb #d96b692d
+# %% ../nbs/01b_experiments.ipynb #8476a0ce
 import json, os
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns, torch
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 from .data import DATASETS, add_folds
@@ -22,7 +23,7 @@ def threads_each(jobs:int) -> int:
     "Threads for each of `jobs` processes on this machine, at least one"
     return max(1, (os.cpu_count() or 1)//max(jobs, 1))
 
-# %% ../nbs/01b_experiments.ipynb #1f2d5b88
+# %% ../nbs/01b_experiments.ipynb #f1ee2e97
 def _job(recipe, items, fold, seed, out, threads, kw):
     "One run in whatever process it is; a finished one is not made again"
     if (Path(out)/'run.json').exists(): return _same_recipe(Run(out), recipe, seed)
@@ -43,7 +44,9 @@ def run_jobs(calls:list,         # (recipe, items, fold, seed, folder) of each r
             ) -> list:
     "Makes the runs that are not finished yet, `jobs` at a time; gives them all, in order"
     work = Parallel(n_jobs=jobs, return_as='generator')(delayed(_job)(*c, threads_each(jobs), kw) for c in calls)
-    return [Run(o) for o in tqdm(work, total=len(calls), desc='runs', disable=not progress)]
+    runs = [Run(o) for o in tqdm(work, total=len(calls), desc='runs', disable=not progress)]
+    if jobs > 1: get_reusable_executor().shutdown()     # idle workers would live on for minutes, and a test run wait for them
+    return runs
 
 # %% ../nbs/01b_experiments.ipynb #27e34717
 def cross_validate(recipe:Recipe,
