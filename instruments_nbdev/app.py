@@ -25,6 +25,7 @@ def command(f):
     "`f` as a console command: its known errors become one sentence and exit status 2"
     @wraps(f)
     def _f(*args, **kwargs):
+        for out in (sys.stdout, sys.stderr): getattr(out, 'reconfigure', lambda **_: None)(errors='backslashreplace')  # odd file names
         try: return f(*args, **kwargs)
         except (DataError, SoundError, TrainingError) as e: said = str(e)
         except OSError as e: said = f'{e.filename}: {e.strerror}' if e.filename else str(e)   # a full disk, a file where a folder should be
@@ -119,7 +120,7 @@ def instruments_predict(
     clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
     files = find_files([paths] if isinstance(paths, str) else paths)
     t = clf.predict_paths(files, progress=len(files) > 20)[['path', 'label', 'prob', 'error']]
-    if csv: t.round(4).to_csv(csv, index=False)
+    if csv: t.round(4).to_csv(csv, index=False, errors='backslashreplace')
     else: print('\n'.join(f'{r.path}: {r.label} ({100*r.prob:.0f} %)' if r.label else f'{r.path}: {r.error}' for r in t.itertuples()))
     if csv: print(f'{csv}: {len(t)} files, {(t.error != "").sum()} of them unreadable')
     return int((t.error != '').any())

@@ -162,7 +162,7 @@ def _read_model(path):
 def _small(x):
     "Are all numbers in a description of a size that a network can have?"
     if isinstance(x, (dict, list, tuple)): return all(map(_small, x.values() if isinstance(x, dict) else x))
-    return not isinstance(x, (int, float)) or abs(x) <= 2**26
+    return not isinstance(x, (int, float)) or abs(x) <= 2**22
 
 def _described(meta, state):
     "The classifier of a description and its weights, tried on silence"
