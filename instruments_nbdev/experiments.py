@@ -53,7 +53,7 @@ def cross_validate(recipe:Recipe,
         items:pd.DataFrame,      # with a column `fold`; five folds by group are made when there is none
         seeds:int=1,             # how many seeds: 0, 1, …
         out:str=None,            # folder for the runs and the record; default runs/<recipe>-cv
-        jobs:int=1, progress:bool=True, **kw) -> 'CV':
+        jobs:int=1, progress:bool=True, **kw):
     "A run for each fold and seed in `out`, and `out/run.json` with the pooled figures; finished runs are kept"
     out = Path(out or f'runs/{recipe.name}-cv'); items = items if 'fold' in items else add_folds(items)
     items = items.drop(columns='split', errors='ignore')
