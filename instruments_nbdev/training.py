@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['RECIPES', 'FORMAT', 'OPTIMISERS', 'SCHEDULES', 'FILES', 'TrainingError', 'Recipe', 'recipe_from', 'add_recipe',
            'named', 'build', 'Classifier', 'MeanStdLinear', 'save_model', 'bundled', 'load_model', 'ItemLoader',
-           'set_speed', 'probe', 'Augment', 'Reseed', 'EMA', 'History', 'Best', 'Checkpoint', 'make_learner',
-           'window_table', 'predict_store', 'calibration_error', 'score', 'Report', 'show_curves', 'fig_html',
-           'show_inputs', 'write_report', 'Run', 'data_hash', 'versions', 'device_name', 'fit']
+           'set_speed', 'probe', 'Augment', 'Reseed', 'Freeze', 'EMA', 'History', 'Best', 'Checkpoint', 'Penalty',
+           'Plateau', 'make_learner', 'window_table', 'predict_store', 'calibration_error', 'score', 'Report',
+           'show_curves', 'fig_html', 'show_inputs', 'write_report', 'Run', 'data_hash', 'versions', 'device_name',
+           'fit']
 
 # %% ../nbs/01a_training.ipynb #50b0b93d
 import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time
@@ -20,7 +21,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns, torch, torch.nn as nn, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler, SchedLin, combine_scheds, combined_cos
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo, combine_scheds, combined_cos
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -54,6 +55,7 @@ class Recipe:
     window:int = 110250            # samples that the network sees at once; 0 for photos
     front_end:tuple = ('audio_transforms.LogMel', {})              # spec: raw batch -> features
     body:tuple = ('training.MeanStdLinear', {})                    # spec: features -> logits; is given `n_out`
+    weights:str = ''               # what the body starts from: a name it knows, or a file; empty: random numbers
     augment:tuple = ()             # specs on raw batches
     augment_features:tuple = ()    # specs on features
     mixup:tuple = ()               # spec of a module (x, y) -> (x, y), or nothing
@@ -66,6 +68,11 @@ class Recipe:
     pct_start:float = 0.25         # share of the one-cycle schedule that goes up
     label_smoothing:float = 0.
     clip:float = 0.                # largest gradient norm; 0: none
+    l1:float = 0.                  # penalty on the sum of the weights' sizes, added to the loss
+    l2:float = 0.                  # penalty on the sum of their squares; `wd` decays weights beside the loss instead
+    freeze:int = 0                 # first epochs, in which only the body's last group of parameters (the head) learns
+    lr_low:float = 1.              # learning rate of the body's first group, as a share of `lr`; in between: geometric
+    keep_stats:bool = False        # batch norms outside the head keep their statistics
     ema:float = 0.                 # decay of the averaged weights; 0: none
     save_best:bool = False         # keep the epoch that is best on validation, not the last
     patience:int = 0               # stop after so many epochs without a better validation; 0: never
@@ -123,16 +130,21 @@ class Classifier(nn.Module):
         x = self.masks(self.front_end(x))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16): return self.body(x).float()
 
+    def groups(self):
+        "Lists of parameters from the input to the head, if the body has `groups()`; else one list of all"
+        return self.body.groups() if hasattr(self.body, 'groups') else [list(self.parameters())]
+
     @property
     def n_params(self): return sum(p.numel() for p in self.body.parameters())
 
 # %% ../nbs/01a_training.ipynb #73e5a4ba
 class MeanStdLinear(nn.Module):
-    "Features (B, M, F) to logits (B, n_out): mean and deviation over time, batch norm, one linear layer"
+    "Features (B, M, F) to logits (B, n_out): mean and deviation over time, batch norm, one linear layer, the head"
     def __init__(self, n_in:int=64, n_out:int=10):
         super().__init__()
         self.norm, self.fc = nn.BatchNorm1d(2*n_in), nn.Linear(2*n_in, n_out)
     def forward(self, x): return self.fc(self.norm(torch.cat([x.mean(-1), x.std(-1)], 1)))
+    def groups(self): return [list(self.norm.parameters()), list(self.fc.parameters())]
 
 # %% ../nbs/01a_training.ipynb #5b201c6e
 FORMAT = 1
@@ -258,6 +270,18 @@ class Reseed(Callback):
         seed_transforms(self.learn.augment.tfms, n+2)
         if self.learn.augment.mixup is not None: seed_transforms(self.learn.augment.mixup, n+3)
 
+# %% ../nbs/01a_training.ipynb #e9a12b23
+class Freeze(Callback):
+    "Only the last group of parameters learns in the first `epochs`; batch norms of the others keep their statistics then, or always"
+    order = 3
+    def __init__(self, epochs:int, keep_stats:bool=False): self.epochs, self.keep = epochs, keep_stats
+    def before_fit(self):
+        body = {id(p) for g in self.model.groups()[:-1] for p in g}
+        self.norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and id(m.weight) in body]
+    def before_train(self):
+        frozen = self.epoch < self.epochs; self.opt.freeze_to(-1 if frozen else 0)
+        for m in self.norms*(frozen or self.keep): m.eval()
+
 # %% ../nbs/01a_training.ipynb #04a7b187
 class EMA(Callback):
     "Exponential moving average of weights and buffers, used in validation and kept at the end"
@@ -315,7 +339,8 @@ class Checkpoint(Callback):
     def __init__(self, path:Path, every:float=0.): self.path, self.every, self.last = Path(path), every, 0.
     def state(self):
         l = self.learn; best = getattr(l, 'best', None)
-        opt = {k: [dict(o) for o in v] for k,v in l.opt.state_dict().items()}     # fastai's own list type is no plain value
+        plain = lambda o: {k: v.item() if isinstance(v, np.generic) else v for k,v in o.items()}     # numbers of numpy and fastai's lists are no plain values
+        opt = {k: [plain(o) for o in v] for k,v in l.opt.state_dict().items()}
         return dict(model=l.model.state_dict(), opt=opt, rows=l.history.rows, bf16=l.model.bf16,
                     ema=l.ema.avg.state_dict() if hasattr(l, 'ema') else None,
                     best=(best.score, best.epoch_, best.state) if best else None)
@@ -323,24 +348,60 @@ class Checkpoint(Callback):
         if self.epoch+1 != len(self.learn.history.rows) or (time.time()-self.last < self.every and self.epoch+1 < self.n_epoch): return
         torch.save(self.state(), tmp := _replacing(self.path)); os.replace(tmp, self.path); self.last = time.time()
 
+# %% ../nbs/01a_training.ipynb #e200113a
+class Penalty(Callback):
+    "Adds `l1` times the sizes and `l2` times the squares of the body's weights, not of biases and norms, to the training loss"
+    def __init__(self, l1:float=0., l2:float=0.): self.l1, self.l2 = l1, l2
+    def after_loss(self):
+        if not self.training: return
+        ws = [p for p in self.model.body.parameters() if p.ndim > 1]
+        self.learn.loss_grad = self.learn.loss_grad + sum(self.l1*w.abs().sum() + self.l2*w.square().sum() for w in ws)
+
+def _drops(losses, patience):
+    "How often `patience` epochs have gone by without a loss below the least so far"
+    best, wait, drops = math.inf, 0, 0
+    for l in losses:
+        best, wait = (l, 0) if l < best else (best, wait+1)
+        if wait == patience: wait, drops = 0, drops+1
+    return drops
+
+class Plateau(Callback):
+    "The learning rate, or rates, `lr` times 0.1 for each `patience` epochs without a better validation loss (training loss without validation)"
+    def __init__(self, lr, patience:int=3): self.lr, self.patience = lr, patience
+    def before_epoch(self):
+        losses = [r.get('valid_loss', r['train_loss']) for r in self.learn.history.rows]
+        self.opt.set_hyper('lr', self.lr*.1**_drops(losses, self.patience))
+
+def _rates(recipe, n):
+    "Learning rates of `n` groups of parameters"
+    return recipe.lr if n == 1 else np.geomspace(recipe.lr*recipe.lr_low, recipe.lr, n)
+
 # %% ../nbs/01a_training.ipynb #3a769227
 OPTIMISERS = {'adam': Adam, 'sgd': partial(SGD, mom=.9), 'rmsprop': partial(RMSProp, mom=.9)}
 
 def _cosine(r): return {'lr': combined_cos(r.pct_start, r.lr/25, r.lr, r.lr/1e5), 'mom': combined_cos(r.pct_start, .95, .85, .95)}
 def _lines(pct, *ys): return combine_scheds([pct, 1-pct], [SchedLin(a, b) for a,b in zip(ys, ys[1:])])
+def _fine_tune(r):
+    lr, mom = (combine_scheds([r.freeze/r.epochs, 1-r.freeze/r.epochs], [combined_cos(.99, *a), combined_cos(.3, *b)]) for a, b in
+               (((r.lr/25, r.lr, r.lr/1e5), (r.lr/10, r.lr/2, r.lr/2e5)), ((.95, .85, .95),)*2))
+    return {'lr': lr, 'mom': mom} if 0 < r.freeze < r.epochs else _cosine(r)
 def _linear(r): return {'lr': _lines(r.pct_start, r.lr/25, r.lr, r.lr/25e4), 'mom': _lines(r.pct_start, .95, .85, .95)}
-SCHEDULES = {'one_cycle': _cosine, 'one_cycle_linear': _linear, 'constant': lambda r: {'lr': lambda p: r.lr}}
+SCHEDULES = {'one_cycle': _cosine, 'one_cycle_linear': _linear, 'fine_tune': _fine_tune, 'cosine': lambda r: {'lr': SchedCos(r.lr, r.lr/1e3)},
+             'constant': lambda r: {'lr': SchedNo(r.lr, r.lr)}, 'plateau': lambda r: {}}   # the last is the callback `Plateau`
 
 # %% ../nbs/01a_training.ipynb #e68e6cd3
-def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, rows:list=None, folder:Path=None, progress:bool=True) -> Learner:
+def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, rows:list=None, folder:Path=None, progress:bool=True, cbs:tuple=()) -> Learner:
     "A fastai `Learner` for the recipe; with `folder` it leaves a checkpoint there after each epoch"
     loss = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
-    cbs = [Augment(recipe), Reseed(seed), History([] if rows is None else rows, recipe.name, progress)]
+    cbs = [Augment(recipe), Reseed(seed), History([] if rows is None else rows, recipe.name, progress), *cbs]
+    if len(clf.groups()) > 1: cbs.append(Freeze(recipe.freeze, recipe.keep_stats))
     if recipe.clip: cbs.append(GradientClip(recipe.clip))
+    if recipe.l1 or recipe.l2: cbs.append(Penalty(recipe.l1, recipe.l2))
+    if recipe.schedule == 'plateau': cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
     if recipe.ema: cbs.append(EMA(recipe.ema))
     if recipe.save_best or recipe.patience: cbs.append(Best(recipe.patience))
     if folder: cbs.append(Checkpoint(folder/'checkpoint.pt', every=2.))
-    learn = Learner(dls, clf, loss_func=loss, opt_func=OPTIMISERS[recipe.opt], lr=recipe.lr, wd=recipe.wd, cbs=cbs)
+    learn = Learner(dls, clf, loss_func=loss, opt_func=OPTIMISERS[recipe.opt], lr=recipe.lr, wd=recipe.wd, cbs=cbs, splitter=Classifier.groups, train_bn=False)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])   # `History` has its own bar
     learn.logger = noop
     return learn
@@ -426,6 +487,13 @@ def mistakes(self:Report, k:int=6) -> pd.DataFrame:
     t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1).round(3))
     return t[t.label != t.predicted].nlargest(k, 'prob')
 
+# %% ../nbs/01a_training.ipynb #2c775e2a
+@patch
+def errors(self:Report) -> dict:
+    "`of`: number of items of each label; `wrong`: a row (name, label, predicted) for each wrong answer"
+    t = self.items.assign(predicted=self.predicted, name=[Path(p).stem for p in self.items.path]); t = t[t.label != t.predicted]
+    return dict(of={l: int(n) for l, n in self.items.label.value_counts().sort_index().items()}, wrong=t[['name', 'label', 'predicted']].to_numpy().tolist())
+
 # %% ../nbs/01a_training.ipynb #bed843b1
 def show_curves(rows:list, axs=None):
     "Losses and validation accuracy over epochs, from the rows of a record"
@@ -485,7 +553,7 @@ def write_report(path, clf, record, report, store, rows) -> Path:
                f'{clf.n_params:,} parameters, {record["file_bytes"]/1e6:.2f} MB, trained in {record["seconds"]:.0f} s on {record["device"]}.',
         table=pd.DataFrame(record['metrics']).T.to_html(float_format='%.3f'), examples=fig_html(show_inputs(clf, store, show.tolist(), show.index)),
         curves=fig_html(show_curves(rows)[0].figure), confusion=fig_html(report.show_confusion().figure), per_class=report.per_class().to_html(),
-        mistakes=wrong, record=json.dumps({k: v for k,v in record.items() if k != 'epochs'}, indent=1))
+        mistakes=wrong, record=json.dumps({k: v for k,v in record.items() if k not in ('epochs', 'errors')}, indent=1))
     Path(path).write_text(page, encoding='utf-8'); return Path(path)
 
 # %% ../nbs/01a_training.ipynb #3a14514f
@@ -554,6 +622,13 @@ def _same_plan(path, plan, out):
     if diff: raise TrainingError(f'{out}: cannot resume, it was begun with another {diff[0]}; remove .{out.name}.partial or choose another folder')
 
 # %% ../nbs/01a_training.ipynb #80b21a3b
+def _started(clf):
+    "`clf` with the pretrained weights that its recipe names"
+    if clf.recipe.weights and not hasattr(clf.body, 'load_weights'): raise TrainingError(f'recipe {clf.recipe.name}: {clf.recipe.body[0]} knows no pretrained weights')
+    brought = clf.recipe.weights and clf.body.load_weights(clf.recipe.weights)   # weights may bring arguments of the body with them
+    if brought: clf.recipe = replace(clf.recipe, body=(clf.recipe.body[0], {**clf.recipe.body[1], **brought}))
+    return clf
+
 def _loaders(recipe, items, store, labels):
     y = torch.eye(len(labels))[[labels.index(l) for l in items.label]]
     def part(s): return ItemLoader(store, y, np.flatnonzero(items.split == s), recipe.bs, recipe.window, s == 'train', default_device())
@@ -581,11 +656,11 @@ def _speed(recipe, clf, dls, work, speed):
     return speed
 
 # %% ../nbs/01a_training.ipynb #aff72177
-def _train(recipe, clf, dls, seed, work, speed, progress):
+def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
     "Trains `clf` in place; gives the rows of all epochs and the settings used"
     speed = _speed(recipe, clf, dls, work, speed); set_speed(clf, **speed)
-    learn = make_learner(recipe, clf, dls, seed, [], work, progress); done = _resume(learn, work/'checkpoint.pt')
-    learn.fit(recipe.epochs, cbs=ParamScheduler(SCHEDULES[recipe.schedule](recipe)), start_epoch=done)
+    learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs); done = _resume(learn, work/'checkpoint.pt')
+    learn.fit(recipe.epochs, cbs=ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups()))))), start_epoch=done)
     if (best := getattr(learn, 'best', None)) and best.state: clf.load_state_dict(best.state)
     return learn.history.rows, speed
 
@@ -604,7 +679,9 @@ def fit(recipe:Recipe,
         resume:bool=False,     # go on where a killed run stopped
         speed:dict=None,       # settings for `set_speed`; default: probed
         cache:str=None,        # where decoded data is kept
-        progress:bool=True) -> Run:
+        progress:bool=True,
+        cbs:tuple=()           # further fastai callbacks
+       ) -> Run:
     "Trains, saves, evaluates and reports; `TrainingError` or the store's error in one sentence"
     out = Path(out or f'runs/{recipe.name}-fold{fold or 0}-seed{seed}')
     if fold == 0: items = items.assign(split='train')
@@ -613,8 +690,8 @@ def fit(recipe:Recipe,
     store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
     plan = dict(recipe=asdict(recipe), seed=seed, data_hash=data_hash(items, store))
     with _working_folder(out, plan, resume) as work:
-        torch.manual_seed(seed); clf = Classifier(recipe, labels); t = time.time()
-        rows, speed = _train(recipe, clf, _loaders(recipe, items, store, labels), seed, work, speed, progress)
+        torch.manual_seed(seed); clf = _started(Classifier(recipe, labels)); t = time.time()
+        rows, speed = _train(recipe, clf, _loaders(recipe, items, store, labels), seed, work, speed, progress, cbs)
         _finish(work, clf, items, store, dict(plan, seconds=round(time.time()-t, 1), config=dict(speed, fold=fold), epochs=rows), progress)
     return Run(out)
 
@@ -622,9 +699,9 @@ def _finish(work, clf, items, store, record, progress):
     "Model file, predictions, record and page into `work`"
     set_speed(clf); clf.summary = dict(seed=record['seed'], data_hash=record['data_hash'])
     f = save_model(clf, work/'model.safetensors'); clf = load_model(f).to(default_device())
-    pred = _predictions(clf, items, store, progress)
+    t = time.time(); pred = _predictions(clf, items, store, progress); record['items_per_second'] = round(len(pred)/(time.time()-t), 1)
     reports = [Report(clf.labels, t, t.filter(regex='^p:').to_numpy(), s, getattr(store, 'html', None)) for s,t in pred.groupby('split', sort=False)]
-    record |= dict(device=device_name(), versions=versions(), file_bytes=f.stat().st_size, params=clf.n_params, metrics={r.name: r.metrics for r in reports})
+    record |= dict(device=device_name(), versions=versions(), file_bytes=f.stat().st_size, params=clf.n_params, metrics={r.name: r.metrics for r in reports}, errors={r.name: r.errors() for r in reports})
     if reports: write_report(work/'report.html', clf, record, max(reports, key=lambda r: r.name == 'test'), store, record['epochs'])
     pred.drop(columns='pos').to_csv(work/'predictions.csv', index=False)
     (work/'run.json').write_text(json.dumps(record, indent=1))
