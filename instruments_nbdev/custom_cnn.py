@@ -7,6 +7,7 @@ __all__ = ['PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import torch, torch.nn as nn, torch.nn.functional as F
+from .experiments import add_space
 from .training import Recipe, add_recipe
 
 # %% ../nbs/02_custom_cnn.ipynb #1bb520ea
@@ -26,6 +27,9 @@ add_recipe(Recipe('sounds-cnn-published', about='Source S3, scratch CNN: publish
     augment=(('audio_transforms.CircularShift', dict(max_share=.4)),),
     augment_features=(('audio_transforms.FreqMask', dict(share=.1, n=2)), ('audio_transforms.TimeMask', dict(share=.1, n=2))),
     body=('custom_cnn.PublishedSoundCNN', {}), epochs=100, bs=32, lr=1.68e-3, opt='rmsprop', wd=0., schedule='one_cycle_linear', pct_start=.3));
+
+# %% ../nbs/02_custom_cnn.ipynb #a732fa83
+add_space('sounds-cnn-published', {'opt': ('adam', 'rmsprop', 'sgd'), 'lr': dict(low=1e-5, high=1e-1, log=True), 'bs': (8, 16, 32, 64)});
 
 # %% ../nbs/02_custom_cnn.ipynb #794ff56b
 def conv_bn(i:int, o:int, k:int=3, stride:int=1, groups:int=1, act:bool=True) -> nn.Sequential:

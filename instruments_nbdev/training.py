@@ -71,6 +71,7 @@ class Recipe:
     l1:float = 0.                  # penalty on the sum of the weights' sizes, added to the loss
     l2:float = 0.                  # penalty on the sum of their squares; `wd` decays weights beside the loss instead
     freeze:int = 0                 # first epochs, in which only the body's last group of parameters (the head) learns
+    fixed:int = 0                  # first groups of the body's parameters that never learn: cheaper, for nothing flows back to them
     lr_low:float = 1.              # learning rate of the body's first group, as a share of `lr`; in between: geometric
     keep_stats:bool = False        # batch norms outside the head keep their statistics
     ema:float = 0.                 # decay of the averaged weights; 0: none
@@ -79,7 +80,10 @@ class Recipe:
     half:bool = False              # store weights as float16: half the file
 
 # %% ../nbs/01a_training.ipynb #20f5a580
-def _tuples(x): return tuple(map(_tuples, x)) if isinstance(x, (list, tuple)) else x
+def _tuples(x):
+    "`x` with tuples for lists, at any depth: JSON has no tuples"
+    if isinstance(x, dict): return {k: _tuples(v) for k, v in x.items()}
+    return tuple(map(_tuples, x)) if isinstance(x, (list, tuple)) else x
 
 def recipe_from(d:dict # as `dataclasses.asdict` or JSON gives it
     ) -> Recipe:
@@ -272,15 +276,16 @@ class Reseed(Callback):
 
 # %% ../nbs/01a_training.ipynb #e9a12b23
 class Freeze(Callback):
-    "Only the last group of parameters learns in the first `epochs`; batch norms of the others keep their statistics then, or always"
+    "Only the last group of parameters learns in the first `epochs`, the first `fixed` ones never; batch norms keep their statistics where nothing learns, or in all but the last"
     order = 3
-    def __init__(self, epochs:int, keep_stats:bool=False): self.epochs, self.keep = epochs, keep_stats
-    def before_fit(self):
-        body = {id(p) for g in self.model.groups()[:-1] for p in g}
-        self.norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and id(m.weight) in body]
+    def __init__(self, epochs:int, fixed:int=0, keep_stats:bool=False): self.epochs, self.fixed, self.keep = epochs, fixed, keep_stats
+    def norms(self, n):
+        "Batch norms whose weights are in the first `n` groups"
+        ids = {id(p) for g in self.model.groups()[:n] for p in g}
+        return [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and id(m.weight) in ids]
     def before_train(self):
-        frozen = self.epoch < self.epochs; self.opt.freeze_to(-1 if frozen else 0)
-        for m in self.norms*(frozen or self.keep): m.eval()
+        start = -1 if self.epoch < self.epochs else self.fixed; self.opt.freeze_to(start)
+        for m in self.norms(-1 if self.keep else start): m.eval()
 
 # %% ../nbs/01a_training.ipynb #04a7b187
 class EMA(Callback):
@@ -309,8 +314,8 @@ class History(Callback):
         self.sums[self.training] += [n, self.loss.item()*n, (self.pred.argmax(1) == y.argmax(1)).sum().item()]
         if self.training: self.bar.update()
     def row(self):
-        (n, loss, _), (m, vloss, right) = self.sums[True], self.sums[False]
-        r = dict(epoch=self.epoch+1, train_loss=loss/max(n, 1), lr=self.opt.hypers[-1]['lr'], seconds=time.time()-self.t)
+        (n, loss, right0), (m, vloss, right) = self.sums[True], self.sums[False]
+        r = dict(epoch=self.epoch+1, train_loss=loss/max(n, 1), train_accuracy=right0/max(n, 1), lr=self.opt.hypers[-1]['lr'], seconds=time.time()-self.t)
         return r | (dict(valid_loss=vloss/m, valid_accuracy=right/m) if m else {})
     def after_epoch(self):
         if self.epoch < len(self.rows): return            # an epoch skipped by a resumed run
@@ -382,9 +387,10 @@ OPTIMISERS = {'adam': Adam, 'sgd': partial(SGD, mom=.9), 'rmsprop': partial(RMSP
 def _cosine(r): return {'lr': combined_cos(r.pct_start, r.lr/25, r.lr, r.lr/1e5), 'mom': combined_cos(r.pct_start, .95, .85, .95)}
 def _lines(pct, *ys): return combine_scheds([pct, 1-pct], [SchedLin(a, b) for a,b in zip(ys, ys[1:])])
 def _fine_tune(r):
+    if not 0 < r.freeze < r.epochs: return _cosine(r)
     lr, mom = (combine_scheds([r.freeze/r.epochs, 1-r.freeze/r.epochs], [combined_cos(.99, *a), combined_cos(.3, *b)]) for a, b in
                (((r.lr/25, r.lr, r.lr/1e5), (r.lr/10, r.lr/2, r.lr/2e5)), ((.95, .85, .95),)*2))
-    return {'lr': lr, 'mom': mom} if 0 < r.freeze < r.epochs else _cosine(r)
+    return {'lr': lr, 'mom': mom}
 def _linear(r): return {'lr': _lines(r.pct_start, r.lr/25, r.lr, r.lr/25e4), 'mom': _lines(r.pct_start, .95, .85, .95)}
 SCHEDULES = {'one_cycle': _cosine, 'one_cycle_linear': _linear, 'fine_tune': _fine_tune, 'cosine': lambda r: {'lr': SchedCos(r.lr, r.lr/1e3)},
              'constant': lambda r: {'lr': SchedNo(r.lr, r.lr)}, 'plateau': lambda r: {}}   # the last is the callback `Plateau`
@@ -394,7 +400,7 @@ def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, row
     "A fastai `Learner` for the recipe; with `folder` it leaves a checkpoint there after each epoch"
     loss = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     cbs = [Augment(recipe), Reseed(seed), History([] if rows is None else rows, recipe.name, progress), *cbs]
-    if len(clf.groups()) > 1: cbs.append(Freeze(recipe.freeze, recipe.keep_stats))
+    if len(clf.groups()) > 1: cbs.append(Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats))
     if recipe.clip: cbs.append(GradientClip(recipe.clip))
     if recipe.l1 or recipe.l2: cbs.append(Penalty(recipe.l1, recipe.l2))
     if recipe.schedule == 'plateau': cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
@@ -687,11 +693,11 @@ def fit(recipe:Recipe,
     if fold == 0: items = items.assign(split='train')
     elif fold or 'split' not in items: items = split_items(items, recipe.split, fold=fold or 1, seed=seed)
     items, labels = items.reset_index(drop=True), sorted(items.label.unique())
+    torch.manual_seed(seed); clf = _started(Classifier(recipe, labels))      # first: missing weights are said before anything is decoded
     store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
     plan = dict(recipe=asdict(recipe), seed=seed, data_hash=data_hash(items, store))
     with _working_folder(out, plan, resume) as work:
-        torch.manual_seed(seed); clf = _started(Classifier(recipe, labels)); t = time.time()
-        rows, speed = _train(recipe, clf, _loaders(recipe, items, store, labels), seed, work, speed, progress, cbs)
+        t = time.time(); rows, speed = _train(recipe, clf, _loaders(recipe, items, store, labels), seed, work, speed, progress, cbs)
         _finish(work, clf, items, store, dict(plan, seconds=round(time.time()-t, 1), config=dict(speed, fold=fold), epochs=rows), progress)
     return Run(out)
 

@@ -5,7 +5,7 @@ from tqdm import tqdm
 import instruments_nbdev.training as T
 
 CTX = multiprocessing.get_context('forkserver')
-CTX.set_forkserver_preload(['instruments_nbdev.training', 'instruments_nbdev.app'])
+CTX.set_forkserver_preload(['instruments_nbdev.training', 'instruments_nbdev.app', 'optuna.visualization.matplotlib', 'alembic.command', 'psycopg'])
 KILLED = -signal.SIGKILL
 tqdm.set_lock(threading.RLock())   # by default one of the system's, which a killed process leaves behind
 

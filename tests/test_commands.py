@@ -6,7 +6,7 @@ import pandas as pd, pytest
 from processes import KILLED, end, run, start
 
 BIN = Path(sysconfig.get_path('scripts'))
-NAMES = [f'instruments_{n}' for n in 'data train predict leaderboard quickstart'.split()]
+NAMES = [f'instruments_{n}' for n in 'data train search grid predict leaderboard quickstart'.split()]
 
 def as_script(cwd, name, *args):
     "This process becomes the script `name`, with two files for a terminal"
@@ -54,6 +54,14 @@ train sounds-cnn --data ESC --fold all --jobs -2 -2
 train sounds-cnn --data ESC --fold all --out TXT TXT
 train sounds-cnn --data ESC --out TXT            TXT
 train sounds-cnn --data ESC --out TXT/below      TXT
+train sounds-cnn --data ESC --fold all --cluster nowhere://x nowhere://x
+search                                           recipe
+search no-such                                   no-such
+search sounds-cnn --trials 0                     --trials
+search sounds-cnn --trials many                  many
+search sounds-cnn --seed -1                      -1
+search sounds-cnn --jobs 0                       --jobs
+search sounds-cnn --epochs x                     x
 data                                             name
 data esc5                                        esc5
 data esc50                                       esc50
