@@ -451,7 +451,9 @@ class Gain(RandomTransform):
         p:float=1.,  # chance that a clip is changed
     ): super().__init__(p); self.lo, self.hi = lo, hi
     def draw(self, x): return self.uniform(len(x), self.lo, self.hi, neutral=0.),
-    def transform(self, x, db): y, k = x.float(), 10**(db/20)/(32768 if x.dtype == torch.int16 else 1); return y*_col(k, y)
+    def transform(self, x, db):
+        y, k = x.float(), 10**(db/20)/(32768 if x.dtype == torch.int16 else 1); k = _col(k, y)
+        return y*k if y is x else y.mul_(k)
 
 # %% ../nbs/01_audio_transforms.ipynb #20cbb65b
 class CircularShift(RandomTransform):
