@@ -249,7 +249,7 @@ class Spectrogram(nn.Module):
         with torch.autocast(x.device.type, enabled=False): return _parts(self.spectrum, x, 1 + x.shape[1]//self.hop_length)  # bf16 would ruin the quiet bands
     def spectrum(self, x):
         x = to_float(x); x = x[:, 1:] - self.preemphasis*x[:, :-1] if self.preemphasis else x
-        n = self.n_fft//2; x = torch.cat([x[:, 1:n+1].flip(-1), x, x[:, -n-1:-1].flip(-1)], -1)  # F.pad's 'reflect' is five times slower
+        n = self.n_fft//2; x = torch.cat([x[:, 1:n+1].flip(-1), x, x[:, -n-1:-1].flip(-1)], -1)  # F.pad's 'reflect' is several times slower
         frames = x.unfold(-1, self.n_fft, self.hop_length)
         return torch.cat([self.rows(f).mT for f in frames.split(_FRAMES*torch.get_num_threads(), 1)], -1)
     def squares(self, f): return torch.view_as_real(torch.fft.rfft(f*self.window)).flatten(-2).square_()  # re², im², re², ...

@@ -21,8 +21,8 @@ from statsmodels.stats.proportion import proportion_confint
 from .audio_transforms import ClipNorm, Resample
 from .data import DataError, add_folds
 from .experiments import cross_validate, run_jobs
-from .training import OPTIMISERS, Classifier, Recipe, Report, Run, TrainingError, add_recipe, build, predict_store, score, show_curves
-from .transfer import MN_FRONT_END
+from .training import OPTIMISERS, RECIPES, Classifier, Recipe, Report, Run, TrainingError, add_recipe, build, predict_store, score, show_curves
+from .transfer import _CLIP, _MASKS
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #40004153
 def gtzan_folds(
@@ -418,18 +418,12 @@ def test_winner(
     _write(f, {k: v if isinstance(v, str) else round(float(v), 4) for k, v in out.items()} | dict(n=n, constant=ms[0]['constant'], seeds=ms)); return json.loads(f.read_text())
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #9ffa1854
-_MUSIC = (('audio_transforms.CircularShift', dict(max_share=1.)), ('audio_transforms.Gain', dict(lo=-6., hi=6.)))
-_MASKS = (('audio_transforms.FreqMask', dict(share=.1, n=2)), ('audio_transforms.TimeMask', dict(share=.1, n=2)))
-
 add_recipe(Recipe('genres-cnn', about='Small residual CNN on 96 mel bands; GTZAN in fragments of 5 s, 5 folds', data='gtzan',
     store=('audio_transforms.sound_store', dict(sr=22050)), window=110250,
     front_end=('audio_transforms.LogMel', dict(sr=22050, n_fft=1024, hop_length=512, n_mels=96, f_min=20., log='ln', mel_norm='slaney')),
-    augment=_MUSIC, mixup=('audio_transforms.WaveMixup', dict(alpha=.4)),
+    augment=_CLIP, mixup=('audio_transforms.WaveMixup', dict(alpha=.4)),
     augment_features=(('audio_transforms.FreqShift', dict(bands=3)), ('audio_transforms.BandGain', dict(sd=.9)), *_MASKS),
     body=('custom_cnn.SoundCNN', dict(n_mels=96, widths=(32, 64, 112, 128), groups=4, dropout=.3)),
     epochs=60, bs=32, lr=4e-3, wd=.02, label_smoothing=.1, ema=.98, half=True))
 
-add_recipe(Recipe('genres-mn04', about='mn04 from AudioSet, fine-tuned; GTZAN in fragments of 5 s, 5 folds', data='gtzan',
-    store=('audio_transforms.sound_store', dict(sr=32000)), window=160000, front_end=MN_FRONT_END, body=('transfer.MN', {}), weights='audioset',
-    augment=_MUSIC, mixup=('audio_transforms.WaveMixup', dict(alpha=.3)), augment_features=_MASKS,
-    epochs=15, bs=32, lr=2e-3, lr_low=.1, freeze=2, wd=.02, label_smoothing=.1, ema=.98, half=True));
+add_recipe(replace(RECIPES['sounds-mn04'], name='genres-mn04', data='gtzan', about='mn04 from AudioSet, fine-tuned as for sounds; GTZAN in fragments of 5 s, 5 folds'));
