@@ -223,6 +223,7 @@ def instruments_quickstart(
         if not real: print('1/4  writing synthetic sounds: ten classes, five folds'); esc50_root = DATASETS['esc50'].synthesize(tmp)
         else: print(f'1/4  reading ESC-50 from {data_root("esc50")}'); esc50_root = None
         r = replace(RECIPES['sounds-cnn'], **({'epochs': _whole(epochs, '--epochs') or 20} if epochs or not real else {}))
+        if not real: r = replace(r, ema=.9)      # a hundred steps are over before an average with a longer memory has forgotten the start
         items = DATASETS['esc50'].items(esc50_root); print(f'2/4  training {r.name} for {r.epochs} epochs on {len(items)} clips, fold 1 held out')
         run = fit(r, items, fold=1, out=_free(out), cache=None if real else tmp)
         print(f'3/4  {run}\n4/4  predicting a few of the held-out clips with the saved model')
