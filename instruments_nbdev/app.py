@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.script import Param, call_parse
 from . import custom_cnn, gtzan_mlp_cnn, transfer  # fill RECIPES
-from .audio_transforms import SoundError
+from .audio_transforms import ItemError
 from .data import DATASETS, DataError, best_constant, data_root
 from .data import audit as audit_items
 from .experiments import SPACES, cross_validate, leaderboard, search, search_record, search_table
@@ -29,7 +29,7 @@ def command(f):
     def _f(*args, **kwargs):
         for out in (sys.stdout, sys.stderr): getattr(out, 'reconfigure', lambda **_: None)(errors='backslashreplace')  # odd file names
         try: return f(*args, **kwargs)
-        except (DataError, SoundError, TrainingError) as e: said = str(e)
+        except (DataError, ItemError, TrainingError) as e: said = str(e)
         except OSError as e: said = f'{e.filename}: {e.strerror}' if e.filename else str(e)   # a full disk, a file where a folder should be
         print(f'{f.__name__}: {said}', file=sys.stderr)
         raise SystemExit(2)

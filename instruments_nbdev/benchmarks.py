@@ -30,7 +30,7 @@ from fastcore.script import call_parse
 from torch import nn
 from .audio_transforms import CircularShift, FreqMask, LogMel, TimeMask, decode, sound_store
 from .custom_cnn import PublishedSoundCNN
-from .data import DataError, esc50, split_items
+from .data import DataError, esc50, replacing, split_items
 from .training import RECIPES, SCHEDULES, Classifier, ItemLoader, Recipe, build, fit, make_learner, probe, set_speed
 
 # %% ../nbs/07_benchmarks.ipynb #1283ff5f
@@ -452,7 +452,7 @@ def run_benchmarks(
     for name in names:
         made, t = machine(), time.perf_counter(); data = MEASUREMENTS[name](items, small)
         record[name] = dict(made=made | dict(clips=len(items), small=small, seconds=round(time.perf_counter()-t, 1)), **data)
-        (part := out.with_name(f'.{out.name}.tmp')).write_text(json.dumps(record, indent=1)); os.replace(part, out)
+        with replacing(out) as tmp: tmp.write_text(json.dumps(record, indent=1))
         print(f'{name}: {record[name]["made"]["seconds"]:.0f} s')
     return record
 

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SOUNDS', 'PHOTOS', 'ESC50_CLASSES', 'esc50', 'IRMAS_NAMES', 'irmas', 'irmas_notes', 'gtzan', 'instruments30',
-           'DATASETS', 'DataError', 'Dataset', 'data_root', 'folder_items', 'add_folds', 'split_items', 'best_constant',
-           'download', 'unpack', 'Audit', 'audit', 'show_pairs', 'duplicate_clusters', 'audit_record']
+           'DATASETS', 'DataError', 'Dataset', 'replacing', 'data_root', 'folder_items', 'add_folds', 'split_items',
+           'best_constant', 'download', 'unpack', 'Audit', 'audit', 'show_pairs', 'duplicate_clusters', 'audit_record']
 
 # %% ../nbs/00_data.ipynb #836dd461
 import colorsys, hashlib, io, json, os, re, shutil, stat, tarfile, tempfile, time, warnings, zipfile, zlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, requests, soundfile as sf, soxr
@@ -57,6 +58,14 @@ class Dataset:
         return tuple(self.counts)
     def __repr__(self):
         return f'Dataset({self.name!r}: {sum(self.counts.values()):,} {self.kind}s in {len(self.counts)} classes)'
+
+# %% ../nbs/00_data.ipynb #cbfbece1
+@contextmanager
+def replacing(path):
+    "A temporary name beside `path` for a `with`; it is moved onto `path` at the end, and removed if something went wrong"
+    tmp = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}.tmp')
+    try: yield tmp; os.replace(tmp, path)
+    finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_data.ipynb #e12134a4
 ESC50_CLASSES = tuple('''dog rooster pig cow frog cat hen insects sheep crow

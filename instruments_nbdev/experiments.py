@@ -25,7 +25,7 @@ from joblib.externals.loky import get_reusable_executor
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
-from .data import DATASETS, add_folds, best_constant, split_items
+from .data import DATASETS, add_folds, best_constant, replacing, split_items
 from .training import (Recipe, Report, Run, TrainingError, build, device_name, fit, load_model, named, recipe_from,
                                         save_model, versions)
 
@@ -114,7 +114,8 @@ def cross_validate(recipe:Recipe,
 def _whole_folds(recipe): return Recipe(**(asdict(recipe) | dict(split='folds')))
 
 # %% ../nbs/01b_experiments.ipynb #10f61b4d
-def _write_json(path, record): (t := path.with_name(f'.{path.name}.{os.getpid()}')).write_text(json.dumps(record, indent=1)); os.replace(t, path)
+def _write_json(path, record):
+    with replacing(path) as tmp: tmp.write_text(json.dumps(record, indent=1))
 
 class CV:
     "Runs of several folds and seeds, pooled"

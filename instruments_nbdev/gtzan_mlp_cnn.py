@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from statsmodels.stats.proportion import proportion_confint
 from .audio_transforms import ClipNorm, Resample
-from .data import DataError, add_folds
+from .data import DataError, add_folds, replacing
 from .experiments import cross_validate, run_jobs
 from .training import OPTIMISERS, RECIPES, Classifier, Recipe, Report, Run, TrainingError, add_recipe, build, predict_store, score, show_curves
 from .transfer import _CLIP, _MASKS
@@ -198,7 +198,8 @@ def track_file(path:str) -> str:
     "The name of a sound with its genre's folder, which is the same on every machine"
     return '/'.join(Path(path).with_suffix('').parts[-2:])
 
-def _write(path, data): (t := Path(path).with_name(f'.{Path(path).name}.{os.getpid()}.tmp')).write_text(json.dumps(data)); os.replace(t, path)
+def _write(path, data):
+    with replacing(path) as tmp: tmp.write_text(json.dumps(data))
 
 def run_grid(
     grid,                  # a question of `GRIDS`, `all`, or recipes

@@ -12,6 +12,7 @@ __all__ = ['RECIPES', 'FORMAT', 'OPTIMISERS', 'SCHEDULES', 'FILES', 'TrainingErr
 
 # %% ../nbs/01a_training.ipynb #50b0b93d
 import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -25,7 +26,7 @@ from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, Recorder
 from fastai.optimizer import SGD, Adam, RMSProp
 from fastai.torch_core import default_device
 from fastcore.all import chunked, noop, patch
@@ -35,10 +36,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from statsmodels.stats.proportion import proportion_confint
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from .audio_transforms import seed_transforms
-from .data import best_constant, split_items
+from .data import best_constant, replacing, split_items
 
 # %% ../nbs/01a_training.ipynb #1f79bfce
 class TrainingError(ValueError):
@@ -77,6 +77,7 @@ class Recipe:
     ema:float = 0.                 # decay of the averaged weights; 0: none
     save_best:bool = False         # keep the epoch that is best on validation, not the last
     patience:int = 0               # stop after so many epochs without a better validation; 0: never
+    flip:bool = False              # photos: the answer is the mean of the one for the photo and of the one for its mirror image
     half:bool = False              # store weights as float16: half the file
 
 # %% ../nbs/01a_training.ipynb #20f5a580
@@ -153,17 +154,12 @@ class MeanStdLinear(nn.Module):
 # %% ../nbs/01a_training.ipynb #5b201c6e
 FORMAT = 1
 
-def _replacing(path):
-    "A temporary name beside `path`, moved onto it by `os.replace` when all went well"
-    return Path(path).with_name(f'.{Path(path).name}.{os.getpid()}.tmp')
-
 def save_model(clf:Classifier, path:str) -> Path:
     "The file that `load_model` reads; written beside `path` and moved there whole"
     path, half = Path(path), clf.recipe.half
     meta = dict(format=FORMAT, recipe=asdict(clf.recipe), labels=clf.labels, summary=clf.summary)
     state = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k,v in clf.state_dict().items()}
-    save_file(state, tmp := _replacing(path), metadata={'instruments_nbdev': json.dumps(meta)})
-    os.replace(tmp, path)
+    with replacing(path) as tmp: save_file(state, tmp, metadata={'instruments_nbdev': json.dumps(meta)})
     return path
 
 # %% ../nbs/01a_training.ipynb #0f6d6d1a
@@ -266,11 +262,12 @@ class Augment(Callback):
 
 # %% ../nbs/01a_training.ipynb #91f4e793
 class Reseed(Callback):
-    "Every random draw of an epoch follows from `(seed, epoch)`: order, cuts, augmentation, dropout"
+    "Every random draw of an epoch follows from `(seed, epoch)`: order, cuts, augmentation, dropout; transforms with `progress` are told it"
     def __init__(self, seed:int): self.seed = seed
     def before_epoch(self):
         n = int.from_bytes(blake2b(f'{self.seed} {self.epoch}'.encode(), digest_size=4).digest(), 'big')
         torch.manual_seed(n); self.dls[0].seed(n); seed_transforms(self.model, n+1)
+        for m in self.learn.augment.tfms: m.progress = self.epoch/self.n_epoch
         seed_transforms(self.learn.augment.tfms, n+2)
         if self.learn.augment.mixup is not None: seed_transforms(self.learn.augment.mixup, n+3)
 
@@ -293,12 +290,13 @@ class EMA(Callback):
     order = 5
     def __init__(self, decay:float): self.decay = decay
     def before_fit(self):
-        if not hasattr(self, 'avg'): self.avg = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        if not hasattr(self, 'avg'): self.avg = deepcopy(self.model)
+        self.pairs = list(zip(*[(a, b) for a, b in zip(self.avg.state_dict().values(), self.model.state_dict().values()) if a.is_floating_point()]))
     def after_batch(self):
-        if self.training: self.avg.update_parameters(self.model)
-    def before_validate(self): self.raw, self.learn.model = self.model, self.avg.module.eval()
+        if self.training: torch._foreach_lerp_(*self.pairs, 1-self.decay if self.epoch or self.iter else 1.)   # one call for all: a call a weight costs more than the step
+    def before_validate(self): self.raw, self.learn.model = self.model, self.avg.eval()
     def after_validate(self): self.learn.model = self.raw
-    def after_fit(self): self.model.load_state_dict(self.avg.module.state_dict())
+    def after_fit(self): self.model.load_state_dict(self.avg.state_dict())
 
 # %% ../nbs/01a_training.ipynb #755799df
 class History(Callback):
@@ -334,7 +332,7 @@ class Best(Callback):
         if (score := (row['valid_accuracy'], -row['valid_loss'])) > self.score: self.keep(score)
         elif self.patience and self.epoch - self.epoch_ >= self.patience: raise CancelFitException
     def keep(self, score):
-        model = self.learn.ema.avg.module if hasattr(self.learn, 'ema') else self.model
+        model = self.learn.ema.avg if hasattr(self.learn, 'ema') else self.model
         self.score, self.epoch_, self.state = score, self.epoch, {k: v.detach().clone() for k,v in model.state_dict().items()}
 
 # %% ../nbs/01a_training.ipynb #2178ced8
@@ -351,7 +349,8 @@ class Checkpoint(Callback):
                     best=(best.score, best.epoch_, best.state) if best else None)
     def after_epoch(self):
         if self.epoch+1 != len(self.learn.history.rows) or (time.time()-self.last < self.every and self.epoch+1 < self.n_epoch): return
-        torch.save(self.state(), tmp := _replacing(self.path)); os.replace(tmp, self.path); self.last = time.time()
+        with replacing(self.path) as tmp: torch.save(self.state(), tmp)
+        self.last = time.time()
 
 # %% ../nbs/01a_training.ipynb #e200113a
 class Penalty(Callback):
@@ -406,9 +405,9 @@ def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, row
     if recipe.schedule == 'plateau': cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
     if recipe.ema: cbs.append(EMA(recipe.ema))
     if recipe.save_best or recipe.patience: cbs.append(Best(recipe.patience))
-    if folder: cbs.append(Checkpoint(folder/'checkpoint.pt', every=2.))
+    if folder: cbs.append(Checkpoint(folder/'checkpoint.pt', every=10.))
     learn = Learner(dls, clf, loss_func=loss, opt_func=OPTIMISERS[recipe.opt], lr=recipe.lr, wd=recipe.wd, cbs=cbs, splitter=Classifier.groups, train_bn=False)
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])   # `History` has its own bar
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (ProgressCallback, Recorder))])   # `History` has its own bar and table
     learn.logger = noop
     return learn
 
@@ -431,7 +430,8 @@ def predict_store(clf:Classifier, store, idxs=None, bs:int=64, progress:bool=Fal
     for b in tqdm(range(0, len(item), bs), disable=not progress, unit='batch', desc='predict'):
         i = item[b:b+bs]
         x = store.batch(idxs[i], window, start[b:b+bs]) if window else store.batch(idxs[i])
-        total.index_add_(0, torch.from_numpy(i), clf(x.to(device)).softmax(1).cpu())
+        views = [x.to(device)] + [x.to(device).flip(-1)]*clf.recipe.flip
+        total.index_add_(0, torch.from_numpy(i), torch.stack([clf(v).softmax(1) for v in views]).mean(0).cpu())
     return (total/torch.from_numpy(count)[:, None]).numpy()
 
 # %% ../nbs/01a_training.ipynb #c289a9cf
@@ -622,7 +622,8 @@ def _working_folder(out, plan, resume):
 
 def _same_plan(path, plan, out):
     "Writes the plan of a new training, or checks that a resumed one has the same"
-    if not path.exists(): (t := _replacing(path)).write_text(json.dumps(plan)); os.replace(t, path)
+    if not path.exists():
+        with replacing(path) as tmp: tmp.write_text(json.dumps(plan))
     old, new = json.loads(path.read_text()), json.loads(json.dumps(plan))
     diff = [k for k in new if old.get(k) != new[k]]
     if diff: raise TrainingError(f'{out}: cannot resume, it was begun with another {diff[0]}; remove .{out.name}.partial or choose another folder')
@@ -630,6 +631,8 @@ def _same_plan(path, plan, out):
 # %% ../nbs/01a_training.ipynb #80b21a3b
 def _started(clf):
     "`clf` with the pretrained weights that its recipe names"
+    for key, known in dict(opt=OPTIMISERS, schedule=SCHEDULES).items():
+        if (v := getattr(clf.recipe, key)) not in known: raise TrainingError(f'recipe {clf.recipe.name}: {key} {v!r} is none of {", ".join(known)}')
     if clf.recipe.weights and not hasattr(clf.body, 'load_weights'): raise TrainingError(f'recipe {clf.recipe.name}: {clf.recipe.body[0]} knows no pretrained weights')
     brought = clf.recipe.weights and clf.body.load_weights(clf.recipe.weights)   # weights may bring arguments of the body with them
     if brought: clf.recipe = replace(clf.recipe, body=(clf.recipe.body[0], {**clf.recipe.body[1], **brought}))
@@ -658,7 +661,7 @@ def _speed(recipe, clf, dls, work, speed):
     if speed is None:
         x, y = dls[0].one_batch()
         speed = probe(clf.to(x.device).train(), x, y, threads=() if x.is_cuda else (torch.get_num_threads(),))
-    (t := _replacing(f)).write_text(json.dumps(speed)); os.replace(t, f)
+    with replacing(f) as tmp: tmp.write_text(json.dumps(speed))
     return speed
 
 # %% ../nbs/01a_training.ipynb #aff72177

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
 from torchvision.ops.misc import SqueezeExcitation
 from .audio_transforms import _folder
-from .data import download
+from .data import DataError, download
 from .experiments import add_space
 from .training import Recipe, TrainingError, add_recipe
 
@@ -59,9 +59,10 @@ def weights_file(
 ) -> Path:
     "The file of named weights: in $INSTRUMENTS_WEIGHTS, else in the cache, else downloaded to it"
     if Path(name).is_file(): return Path(name)
-    url, known = _url(name); path = _folder().with_name('weights')/f'{name}{Path(url).suffix}'; path.parent.mkdir(exist_ok=True)
+    url, known = _url(name); path = _folder(name='weights')/f'{name}{Path(url).suffix}'
     if found := _local(name, url): return found
-    if not path.exists(): download(url, path, known, progress)
+    try: path.exists() or download(url, path, known, progress)
+    except DataError as e: raise TrainingError(f'{e}; or name a folder that holds these weights in $INSTRUMENTS_WEIGHTS') from None
     short = re.search(r'-([0-9a-f]{8,})\.pth$', url)
     if short and not sha256(path.read_bytes()).hexdigest().startswith(short[1]): path.unlink(); raise TrainingError(f'{path.name} from {url} has not the hash {short[1]}: it was removed')
     return path
@@ -113,26 +114,33 @@ class ImageNet(nn.Module):
     def __init__(self,
         arch:str='resnet18.tv_in1k',  # a timm name; `.tv_in1k` are torchvision's weights
         n_in:int=1,                   # channels: 3 for photos, 1 for spectrograms
+        bands:int=0,                  # rows of a spectrogram that are normalised one by one, by batch norm; 0: none
         hidden:int=0,                 # width of a hidden layer in the head; 0: none
         ps:float=.5,                  # dropout before the last layer
+        stages:int=4,                 # how many stages of a ResNet are kept; 3 leaves out the largest and most special one
         caffe:bool=False,             # a ResNet whose stages stride in their first 1×1 convolution
         n_out:int=10,
     ):
-        super().__init__(); self.arch = arch
+        super().__init__(); self.arch, self.norm = arch, nn.BatchNorm1d(bands) if bands else nn.Identity()
         self.net = timm.create_model(arch, in_chans=n_in, num_classes=0, global_pool='')
         if caffe: _caffe(self.net)
+        if stages == 3: self.net.num_features, self.net.layer4 = self.net.feature_info[-2]['num_chs'], nn.Identity()
+        for m in self.net.modules():
+            if isinstance(m, nn.BatchNorm2d): m.momentum = .1     # TensorFlow's 0.01 would keep ImageNet's statistics through a short training
         self.head = create_head(self.net.num_features, n_out, [hidden]*(hidden > 0), ps)
-    def forward(self, x): return self.head(self.net(x[:, None] if x.ndim == 3 else x))
-    def groups(self): return _groups(self.net) + [list(self.head.parameters())]
+    def forward(self, x): x = self.norm(x); return self.head(self.net(x[:, None] if x.ndim == 3 else x))
+    def groups(self): return _groups(self.net) + [list(self.norm.parameters()) + list(self.head.parameters())]
     def load_weights(self, name):
         (state, meta), first = read_weights(weights_file(self.arch if name == 'imagenet' else name)), self.net.default_cfg['first_conv'] + '.weight'
         if first in state: state[first] = adapt_input_conv(self.net.get_parameter(first).shape[1], state[first])
-        _load(self.net, {k: v for k, v in state.items() if not k.startswith(self.net.default_cfg['classifier'])}, name, gaps=.6)
+        unused = (self.net.default_cfg['classifier'], *['layer4.']*isinstance(getattr(self.net, 'layer4', 0), nn.Identity))
+        _load(self.net, {k: v for k, v in state.items() if not k.startswith(unused)}, name, gaps=.6)
         if 'v1 stride' in meta.get('arch', ''): _caffe(self.net); return dict(caffe=True)
 
 def _caffe(net):
     "A timm ResNet with the strides and the pooling of Caffe's"
-    for b in (net.layer2[0], net.layer3[0], net.layer4[0]): b.conv1.stride, b.conv2.stride = (2, 2), (1, 1)
+    for l in (net.layer2, net.layer3, net.layer4):
+        if isinstance(l, nn.Sequential): l[0].conv1.stride, l[0].conv2.stride = (2, 2), (1, 1)
     net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
 
 # %% ../nbs/03_transfer.ipynb #349a8d10
@@ -152,10 +160,12 @@ add_recipe(Recipe('sounds-lite0', about='EfficientNet-lite0 from ImageNet on spe
     augment=_CLIP, mixup=('audio_transforms.WaveMixup', dict(alpha=.3)), augment_features=_MASKS,
     epochs=15, bs=32, lr=2e-3, lr_low=.1, freeze=2, wd=.02, label_smoothing=.1, ema=.98, half=True))
 
-add_recipe(Recipe('sounds-resnet', about='ResNet-18 from ImageNet on spectrograms, as source S3 trained it: fine_tune, a batch of 16; official 5 folds of ESC-50 (ten classes)',
-    store=('audio_transforms.sound_store', dict(sr=22050)), window=110250, front_end=_PICTURE,
-    body=('transfer.ImageNet', dict(arch='resnet18.tv_in1k', hidden=512)), weights='imagenet',
-    augment=_CLIP, augment_features=_MASKS, schedule='fine_tune', epochs=12, freeze=2, bs=16, lr=4e-3, lr_low=.01, wd=.01, half=True))
+add_recipe(Recipe('sounds-resnet', about='Three of the four stages of a ResNet-18 from ImageNet on spectrograms; official 5 folds of ESC-50 (ten classes), two minutes a fold on a core',
+    store=('audio_transforms.sound_store', dict(sr=22050)), window=110250, front_end=(_PICTURE[0], _PICTURE[1] | dict(n_mels=64)),
+    body=('transfer.ImageNet', dict(arch='resnet18.tv_in1k', stages=3)), weights='imagenet',
+    augment=_CLIP, mixup=('audio_transforms.WaveMixup', dict(alpha=.4)),
+    augment_features=(('audio_transforms.FreqShift', dict(bands=3)), ('audio_transforms.BandGain', dict(sd=.35)), *_MASKS),
+    epochs=30, bs=32, lr=4e-3, lr_low=.1, freeze=1, wd=.01, label_smoothing=.1, ema=.98, half=True))
 
 add_space('sounds-resnet', {'body.arch': ('resnet18.tv_in1k', 'resnet34.tv_in1k', 'resnet50.tv_in1k'), 'bs': (8, 16, 32, 64, 128), 'lr': dict(low=1e-5, high=1e-1, log=True),
                             'freeze': dict(low=1, high=5)});
