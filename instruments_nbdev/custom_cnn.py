@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'PhotoError', 'decode_photo',
            'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoErase', 'PhotoMix', 'Photo', 'ConvBlock',
-           'CustomCNN']
+           'CustomCNN', 'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math
-import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
+import matplotlib.pyplot as plt, numpy as np, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
+from captum.attr import LayerGradCam
 from torchvision.transforms import v2
 from .audio_transforms import ItemError, RandomTransform, Store, open_store, _bytes, _digest
 from .experiments import add_space
@@ -94,7 +95,8 @@ def _pixels(data, size):
             im.draft('RGB', (size, size))             # a large JPEG is decoded at a half, a quarter or an eighth
             return np.asarray(_rgb(im).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.))
     except UnidentifiedImageError: raise PhotoError(f'is none of {", ".join(_FORMATS)}') from None
-    except Exception as e: raise PhotoError(f'cannot be decoded: {(str(e) or type(e).__name__).splitlines()[0][:80]}') from None   # a decoder raises whatever it stumbles over
+    except Exception as e:                            # a decoder raises whatever it stumbles over
+        raise PhotoError(f'cannot be decoded: {(str(e) or type(e).__name__).splitlines()[0][:80]}') from None
     raise PhotoError(f'has {im.width} x {im.height} pixels, more than {_MAX_PIXELS//10**6} million')
 
 def decode_photo(
@@ -188,7 +190,8 @@ class PhotoErase(RandomTransform):
         p:float=.3,        # chance that a photo is changed
     ): super().__init__(p); self.share = share
     def draw(self, x):
-        n = len(x); size = self.uniform(n, .02, self.share, neutral=0.).sqrt(); ratio = torch.exp(self.uniform(n, -.5, .5)); return size*ratio, size/ratio, self.uniform(n, 0, 1), self.uniform(n, 0, 1)
+        n, u = len(x), self.uniform; size, ratio = u(n, .02, self.share, neutral=0.).sqrt(), u(n, -.5, .5).exp()
+        return size*ratio, size/ratio, u(n, 0, 1), u(n, 0, 1)
     def transform(self, x, h, w, top, left):
         x = _unit(x); i = [((torch.arange(n)+.5)/n - p[:, None]*(1-s[:, None])) for n, s, p in zip(x.shape[2:], (h, w), (top, left))]
         rows, cols = ((v >= 0) & (v < s[:, None]) for v, s in zip(i, (h, w)))
@@ -257,6 +260,8 @@ class CustomCNN(nn.Module):
         for m in self.blocks.modules():
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out')
     def forward(self, x): return self.head(self.blocks(x))
+    @property
+    def evidence(self): return self.blocks    # the layer whose map says where something is
 
 # %% ../nbs/02_custom_cnn.ipynb #90911f73
 _PHOTO = dict(data='instruments30', split='official', window=0, half=True)
@@ -271,4 +276,26 @@ add_recipe(Recipe('photos-cnn', about='Residual CNN from scratch on photos of 96
     store=('custom_cnn.photo_store', dict(size=160)), front_end=('custom_cnn.Photo', dict(size=144)),
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 96), (.5, 128)))), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),
     body=('custom_cnn.CustomCNN', dict(channels=(32, 64, 128, 256, 384), residual=True, stem=2, head=0, head_dropout=.2, dropout=(0., .1))),
-    epochs=50, bs=64, lr=4e-3, wd=.05, schedule='one_cycle', label_smoothing=.1, ema=.99, flip=True));
+    epochs=50, bs=64, lr=4e-3, wd=.05, schedule='one_cycle', label_smoothing=.1, ema=.99, flip=True, calibrate=True));
+
+# %% ../nbs/02_custom_cnn.ipynb #2c73368a
+def grad_cam(
+    clf,           # a `Classifier` of photos in `.eval()`, whose body has a layer `evidence`
+    x,             # photos (B, 3, H, W), bytes or floats in 0..1
+    labels=None,   # a label for each; None: what the network answers
+) -> torch.Tensor: # (B, H, W), from 0, the larger the more it speaks for the label
+    "Where in photos the evidence for a label lies, by Grad-CAM"
+    x = _unit(x); target = clf(x).argmax(1) if labels is None else torch.tensor([clf.labels.index(l) for l in labels], device=x.device)
+    maps = LayerGradCam(clf, clf.body.evidence).attribute(x, target, relu_attributions=True)
+    return F.interpolate(maps.detach(), x.shape[2:], mode='bilinear')[:, 0]
+
+def show_cam(
+    x,        # photos (B, 3, H, W)
+    maps,     # of `grad_cam`
+    titles,   # a text for each
+):
+    "Photos, and below them where the evidence lies"
+    fig, axs = plt.subplots(2, len(x), figsize=(1.3*len(x), 2.8), squeeze=False)
+    for (top, low), photo, m, t in zip(axs.T, _unit(x).cpu().permute(0, 2, 3, 1), maps.cpu(), titles):
+        m = m/m.max().clamp(min=1e-9); top.imshow(photo); top.set_title(t, fontsize=8); low.imshow(photo*(.25 + .75*m[..., None])); top.axis('off'); low.axis('off')
+    fig.tight_layout(); return fig

@@ -6,9 +6,9 @@
 __all__ = ['RECIPES', 'FORMAT', 'OPTIMISERS', 'SCHEDULES', 'FILES', 'TrainingError', 'Recipe', 'recipe_from', 'add_recipe',
            'named', 'build', 'Classifier', 'MeanStdLinear', 'save_model', 'bundled', 'load_model', 'ItemLoader',
            'set_speed', 'probe', 'Augment', 'Reseed', 'Freeze', 'EMA', 'History', 'Best', 'Checkpoint', 'Penalty',
-           'Plateau', 'make_learner', 'window_table', 'predict_store', 'calibration_error', 'score', 'Report',
-           'show_curves', 'fig_html', 'show_inputs', 'write_report', 'Run', 'data_hash', 'versions', 'device_name',
-           'fit']
+           'Plateau', 'make_learner', 'window_table', 'temper', 'fit_temperature', 'predict_store', 'calibration_error',
+           'score', 'Report', 'show_curves', 'fig_html', 'show_inputs', 'write_report', 'Run', 'data_hash', 'versions',
+           'device_name', 'fit']
 
 # %% ../nbs/01a_training.ipynb #50b0b93d
 import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time
@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 from jinja2 import Template
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
@@ -78,6 +79,7 @@ class Recipe:
     save_best:bool = False         # keep the epoch that is best on validation, not the last
     patience:int = 0               # stop after so many epochs without a better validation; 0: never
     flip:bool = False              # photos: the answer is the mean of the one for the photo and of the one for its mirror image
+    calibrate:bool = False         # fit a temperature to the validation items, so that stated confidence is about how often it is right
     half:bool = False              # store weights as float16: half the file
 
 # %% ../nbs/01a_training.ipynb #20f5a580
@@ -126,7 +128,7 @@ class Classifier(nn.Module):
     "A raw batch (B, …) to logits (B, C); built from a `Recipe` and a list of labels"
     def __init__(self, recipe:Recipe, labels:list):
         super().__init__()
-        self.recipe, self.labels, self.bf16, self.summary = recipe, list(labels), False, {}
+        self.recipe, self.labels, self.bf16, self.summary = recipe, list(labels), False, {}   # what is known of it, kept in its file
         self.front_end = build(recipe.front_end)
         self.masks = nn.Sequential(*map(build, recipe.augment_features))
         self.body = build(recipe.body, n_out=len(labels))
@@ -139,6 +141,8 @@ class Classifier(nn.Module):
         "Lists of parameters from the input to the head, if the body has `groups()`; else one list of all"
         return self.body.groups() if hasattr(self.body, 'groups') else [list(self.parameters())]
 
+    @property
+    def temperature(self): return float(self.summary.get('temperature', 1.))
     @property
     def n_params(self): return sum(p.numel() for p in self.body.parameters())
 
@@ -176,8 +180,13 @@ def _small(x):
     if isinstance(x, (dict, list, tuple)): return all(map(_small, x.values() if isinstance(x, dict) else x))
     return not isinstance(x, (int, float)) or abs(x) <= 2**22
 
+def _blank(recipe):
+    "A batch of one silent sound, or of one black photo, as the recipe's store gives it"
+    if recipe.window: return torch.zeros(1, recipe.window, dtype=torch.int16)
+    return torch.zeros(1, 3, side := min(recipe.store[1].get('size', 64), 2048), side, dtype=torch.uint8)
+
 def _described(meta, state):
-    "The classifier of a description and its weights, tried on silence"
+    "The classifier of a description and its weights, tried on silence or on a black photo"
     if meta['format'] > FORMAT: raise TrainingError('made by a newer version of this package')
     recipe, labels = recipe_from(meta['recipe']), meta['labels']
     if not _small(meta['recipe']): raise TrainingError('its description has sizes that no network has')
@@ -185,7 +194,8 @@ def _described(meta, state):
     if recipe.window < 0 or not str(recipe.store[0]).endswith('_store') or not callable(named(recipe.store[0])): raise TrainingError('its store is none')
     clf = Classifier(recipe, labels); clf.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     clf.summary = meta['summary']; clf.eval()
-    with torch.inference_mode(): assert not recipe.window or clf(torch.zeros(1, recipe.window, dtype=torch.int16)).shape == (1, len(labels))
+    if not .01 <= clf.temperature <= 100: raise TrainingError('its temperature is none')
+    with torch.inference_mode(): assert clf(_blank(recipe)).shape == (1, len(labels))
     return clf
 
 def bundled() -> dict:
@@ -323,14 +333,14 @@ class History(Callback):
 
 # %% ../nbs/01a_training.ipynb #37799bd1
 class Best(Callback):
-    "Keeps the weights of the best epoch on validation (accuracy, then loss); stops after `patience` epochs without one"
+    "Keeps the weights of the best epoch on validation (accuracy, then loss); stops after `patience` epochs without one, those up to `start` left out"
     order = 61
-    def __init__(self, patience:int=0): self.patience, self.score, self.state, self.epoch_ = patience, (-1., 0.), None, 0
+    def __init__(self, patience:int=0, start:int=0): self.patience, self.start, self.score, self.state, self.epoch_ = patience, start, (-1., 0.), None, 0
     def after_epoch(self):
         row = self.learn.history.rows[-1]
         if row['epoch'] != self.epoch+1 or 'valid_loss' not in row: return
         if (score := (row['valid_accuracy'], -row['valid_loss'])) > self.score: self.keep(score)
-        elif self.patience and self.epoch - self.epoch_ >= self.patience: raise CancelFitException
+        elif self.patience and self.epoch - max(self.epoch_, self.start-1) >= self.patience: raise CancelFitException
     def keep(self, score):
         model = self.learn.ema.avg if hasattr(self.learn, 'ema') else self.model
         self.score, self.epoch_, self.state = score, self.epoch, {k: v.detach().clone() for k,v in model.state_dict().items()}
@@ -404,7 +414,7 @@ def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, row
     if recipe.l1 or recipe.l2: cbs.append(Penalty(recipe.l1, recipe.l2))
     if recipe.schedule == 'plateau': cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
     if recipe.ema: cbs.append(EMA(recipe.ema))
-    if recipe.save_best or recipe.patience: cbs.append(Best(recipe.patience))
+    if recipe.save_best or recipe.patience: cbs.append(Best(recipe.patience, recipe.freeze))   # nobody gives up on a network that has not begun to move
     if folder: cbs.append(Checkpoint(folder/'checkpoint.pt', every=10.))
     learn = Learner(dls, clf, loss_func=loss, opt_func=OPTIMISERS[recipe.opt], lr=recipe.lr, wd=recipe.wd, cbs=cbs, splitter=Classifier.groups, train_bn=False)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (ProgressCallback, Recorder))])   # `History` has its own bar and table
@@ -419,6 +429,18 @@ def window_table(lengths, window:int, hop:int=0) -> tuple:
     starts = [np.unique(s) for s in starts]
     return np.repeat(np.arange(len(starts)), [len(s) for s in starts]), np.concatenate(starts) if starts else np.zeros(0, int)
 
+# %% ../nbs/01a_training.ipynb #0255f192
+def temper(probs, temperature:float) -> np.ndarray:
+    "Probabilities (N, C) sharpened (below 1) or softened (above 1): p^(1/temperature), normalised"
+    if temperature == 1: return probs
+    q = np.maximum(probs, 1e-9)**(1/temperature)
+    return q/q.sum(1, keepdims=True)
+
+def fit_temperature(probs, truth) -> float:
+    "The temperature from 1/4 to 4 with which `probs` (N, C) make the true class numbers (N,) most likely"
+    def loss(log_t): return -np.log(temper(probs, math.exp(log_t))[np.arange(len(truth)), truth]).mean()
+    return math.exp(minimize_scalar(loss, bounds=(-math.log(4), math.log(4)), method='bounded').x)
+
 # %% ../nbs/01a_training.ipynb #edecd7e9
 @torch.inference_mode()
 def predict_store(clf:Classifier, store, idxs=None, bs:int=64, progress:bool=False) -> np.ndarray:
@@ -432,7 +454,7 @@ def predict_store(clf:Classifier, store, idxs=None, bs:int=64, progress:bool=Fal
         x = store.batch(idxs[i], window, start[b:b+bs]) if window else store.batch(idxs[i])
         views = [x.to(device)] + [x.to(device).flip(-1)]*clf.recipe.flip
         total.index_add_(0, torch.from_numpy(i), torch.stack([clf(v).softmax(1) for v in views]).mean(0).cpu())
-    return (total/torch.from_numpy(count)[:, None]).numpy()
+    return temper((total/torch.from_numpy(count)[:, None]).numpy(), clf.temperature)
 
 # %% ../nbs/01a_training.ipynb #c289a9cf
 def calibration_error(conf, right, bins:int=10) -> float:
@@ -659,7 +681,7 @@ def _speed(recipe, clf, dls, work, speed):
     f = work/'speed.json'
     if f.exists(): speed = json.loads(f.read_text())
     if speed is None:
-        x, y = dls[0].one_batch()
+        x, y = (t[:16] for t in dls[0].one_batch())          # which way is fastest hardly depends on the batch; how long it takes to find out does
         speed = probe(clf.to(x.device).train(), x, y, threads=() if x.is_cuda else (torch.get_num_threads(),))
     with replacing(f) as tmp: tmp.write_text(json.dumps(speed))
     return speed
@@ -704,9 +726,15 @@ def fit(recipe:Recipe,
         _finish(work, clf, items, store, dict(plan, seconds=round(time.time()-t, 1), config=dict(speed, fold=fold), epochs=rows), progress)
     return Run(out)
 
+def _calibrated(clf, items, store):
+    "The temperature, where the recipe wants one and there is a validation part"
+    pos = np.flatnonzero(items.split == 'valid')
+    if not clf.recipe.calibrate or not len(pos): return {}
+    return dict(temperature=round(fit_temperature(predict_store(clf, store, pos), [clf.labels.index(l) for l in items.label.iloc[pos]]), 4))
+
 def _finish(work, clf, items, store, record, progress):
     "Model file, predictions, record and page into `work`"
-    set_speed(clf); clf.summary = dict(seed=record['seed'], data_hash=record['data_hash'])
+    set_speed(clf); clf.summary = dict(seed=record['seed'], data_hash=record['data_hash']) | _calibrated(clf, items, store)
     f = save_model(clf, work/'model.safetensors'); clf = load_model(f).to(default_device())
     t = time.time(); pred = _predictions(clf, items, store, progress); record['items_per_second'] = round(len(pred)/(time.time()-t), 1)
     reports = [Report(clf.labels, t, t.filter(regex='^p:').to_numpy(), s, getattr(store, 'html', None)) for s,t in pred.groupby('split', sort=False)]
