@@ -8,10 +8,12 @@ __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock',
            'CustomCNN', 'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
-import base64, io, math
+import base64, io, math, warnings
 import matplotlib.pyplot as plt, numpy as np, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
-from captum.attr import LayerGradCam
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # captum imports tqdm.auto, which warns wherever ipywidgets is missing
+    from captum.attr import LayerGradCam
 from torchvision.transforms import v2
 from .audio_transforms import ItemError, RandomTransform, Store, open_store, _bytes, _digest
 from .experiments import add_space
