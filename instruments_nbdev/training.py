@@ -26,7 +26,7 @@ from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner, Recorder
+from fastai.learner import Learner
 from fastai.optimizer import SGD, Adam, RMSProp
 from fastai.torch_core import default_device
 from fastcore.all import chunked, noop, patch
@@ -417,7 +417,7 @@ def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, row
     if recipe.save_best or recipe.patience: cbs.append(Best(recipe.patience, recipe.freeze))   # nobody gives up on a network that has not begun to move
     if folder: cbs.append(Checkpoint(folder/'checkpoint.pt', every=10.))
     learn = Learner(dls, clf, loss_func=loss, opt_func=OPTIMISERS[recipe.opt], lr=recipe.lr, wd=recipe.wd, cbs=cbs, splitter=Classifier.groups, train_bn=False)
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, (ProgressCallback, Recorder))])   # `History` has its own bar and table
+    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])   # `History` has its own bar
     learn.logger = noop
     return learn
 
