@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-import pandas as pd
+import matplotlib.pyplot as plt, pandas as pd
 from fastcore.script import Param, call_parse
 from . import custom_cnn, gtzan_mlp_cnn, transfer  # fill RECIPES
 from .audio_transforms import ItemError
@@ -20,7 +20,7 @@ from .data import DATASETS, DataError, best_constant, data_root
 from .data import audit as audit_items
 from .experiments import SPACES, cross_validate, leaderboard, search, search_record, search_table
 from .gtzan_mlp_cnn import GRIDS, best_models, collect, finding, grid_recipes, grid_table, run_grid, test_winner
-from .training import RECIPES, TrainingError, fit, load_model
+from .training import RECIPES, TrainingError, fit, load_model, show_timeline
 
 # %% ../nbs/06_app.ipynb #ec3a46ec
 def command(f):
@@ -81,12 +81,18 @@ def _at_rate(r, rate):
     front = ('audio_transforms.ResampledLogMel', r.front_end[1] | dict(sr_in=rate))
     return replace(r, store=(r.store[0], r.store[1] | dict(sr=rate)), window=round(r.window*rate/sr), front_end=front) if rate != sr else r
 
+def _items(name, data, **kw):
+    "The items of a data set; in GTZAN, which repeats itself, copies are found first and kept on one side"
+    again = name == 'gtzan'; home = data_root(name, data)
+    if again: print(f'looking for repeats in {home}', flush=True)
+    return DATASETS[name].items(home, dedupe=again, **kw)
+
 @command
 def instruments_train(
     recipe:str,          # name of a recipe, for instance sounds-cnn
     data:str=None,       # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
     epochs:int=0,        # instead of the recipe's own number
-    split:str=None,      # folds, halves, source, official or groups, instead of the recipe's own
+    split:str=None,      # folds, halves, random, neighbours, source, official or groups, instead of the recipe's own
     classes:str=None,    # names with commas, or all: instead of the data set's usual ones (the ten of 50 in ESC-50)
     rate:int=0,          # rate in Hz at which sounds are kept, for copies at a lower one than the recipe's
     weights:str=None,    # what the network starts from: a file, a name, or none; instead of the recipe's own
@@ -100,7 +106,7 @@ def instruments_train(
 ):
     "Trains a recipe; writes model, record, predictions and report"
     r, seed, seeds, jobs = _recipe(recipe, _whole(epochs, '--epochs'), split, weights, rate), _whole(seed, '--seed'), _whole(seeds, '--seeds', 1), _whole(jobs, '--jobs', 1)
-    items = DATASETS[r.data].items(data, classes=classes.split(',') if classes and classes != 'all' else classes)
+    items = _items(r.data, data, classes=classes.split(',') if classes and classes != 'all' else classes)
     if fold == 'all' or seeds > 1: return _train_all(r, items, seeds, jobs, cluster, out, resume)
     run = fit(r, items, fold=_whole(fold, '--fold'), seed=seed, out=out, resume=resume)
     print(f'{run}\nreport: {run.path/"report.html"}' if run.record['metrics'] else f'{run.path/"model.safetensors"}: trained on all {len(items)} items')
@@ -166,8 +172,7 @@ def instruments_grid(
     seeds, epochs, jobs = _whole(seeds, '--seeds', 1), _whole(epochs, '--epochs'), _whole(jobs, '--jobs', 1)
     recipes = [replace(r, epochs=epochs or r.epochs) for r in grid_recipes(grid, only)]
     if track and not find_spec('wandb'): print('wandb is not installed, nothing will be tracked: pip install "instruments_nbdev[track]"', file=sys.stderr)
-    home = data_root('gtzan', data); print(f'{len(recipes)} configuration(s), {seeds} seed(s); looking for repeats in {home}', flush=True)
-    items = DATASETS['gtzan'].items(home, dedupe=True)
+    print(f'{len(recipes)} configuration(s), {seeds} seed(s)', flush=True); items = _items('gtzan', data)
     run_grid(recipes, items, out, seeds, jobs=jobs, cluster=cluster, track=track)
     _show_grid(grid, only, out)
     if winner: _show_winner(out, items)
@@ -184,18 +189,34 @@ def find_files(paths:list) -> list:
     return found
 
 # %% ../nbs/06_app.ipynb #73bc8605
+def _free(path, suffix=''):
+    "`path`, or `path-2`, `path-3`, … when it is taken, with a suffix"
+    return next(p for i in range(1, 10_000) if not (p := Path(f'{path}{f"-{i}"*(i > 1)}{suffix}')).exists())
+
+def _said(row, sure): return f'{"not sure, perhaps "*(row.prob < sure)}{row.label} ({100*row.prob:.0f} %)'
+
+def _write_timelines(clf, paths, folder):
+    "`folder/<name>.csv` and `.png` for each sound"
+    folder.mkdir(parents=True, exist_ok=True)
+    for p in paths:
+        t, f = clf.timeline(p), _free(folder/Path(p).stem, '.csv'); t.to_csv(f, index=False)
+        fig = show_timeline(t).figure; fig.savefig(f.with_suffix('.png'), dpi=110, bbox_inches='tight'); plt.close(fig)
+    print(f'{folder}: {len(paths)} timelines')
+
 @command
 def instruments_predict(
     model:str,                                              # a model file, a run folder, or the name of a bundled model
     paths:Param('files or folders', str, nargs='+'),
     csv:str=None,                                           # write path,label,prob,error there
+    timeline:str=None,                                      # for sounds: folder for labels over time, a table and a picture of each
 ):
     "Labels of recordings or photos; exit status 1 when one of them could not be read"
     clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
     files = find_files([paths] if isinstance(paths, str) else paths)
     t = clf.predict_paths(files, progress=len(files) > 20)[['path', 'label', 'prob', 'error']]
     if csv: t.round(4).to_csv(csv, index=False, errors='backslashreplace')
-    else: print('\n'.join(f'{r.path}: {r.label} ({100*r.prob:.0f} %)' if r.label else f'{r.path}: {r.error}' for r in t.itertuples()))
+    else: print('\n'.join(f'{r.path}: {r.error or _said(r, clf.sure)}' for r in t.itertuples()))
+    if timeline: _write_timelines(clf, t.path[t.error == ''], Path(timeline))
     if csv: print(f'{csv}: {len(t)} files, {(t.error != "").sum()} of them unreadable')
     return int((t.error != '').any())
 
@@ -208,10 +229,6 @@ def instruments_leaderboard(
     print(leaderboard(folder).drop(columns='seconds').to_string(index=False, float_format='{:.3f}'.format, na_rep=''))
 
 # %% ../nbs/06_app.ipynb #7502662b
-def _free(path):
-    "`path`, or `path-2`, `path-3`, … when it is taken"
-    return next(p for p in [Path(path), *(Path(f'{path}-{i}') for i in range(2, 10_000))] if not p.exists())
-
 @command
 def instruments_quickstart(
     epochs:int=0,            # instead of the recipe's own number (20 on synthetic sounds)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'PhotoError', 'decode_photo',
-           'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoErase', 'PhotoMix', 'Photo', 'ConvBlock',
-           'CustomCNN', 'grad_cam', 'show_cam']
+           'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix', 'Photo',
+           'ConvBlock', 'CustomCNN', 'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math, warnings
@@ -185,6 +185,20 @@ class PhotoColour(RandomTransform):
         return torch.baddbmm((1-c.to(x))*level, m, x.flatten(2)).clamp_(0, 1).view_as(x)
 
 # %% ../nbs/02_custom_cnn.ipynb #2e440c84
+class PhotoSoft(RandomTransform):
+    "Photos (B, 3, H, W) with fewer pixels: shrunk to one of `scales` of their side and blown up again, as floats"
+    def __init__(self,
+        scales:tuple=(.3, .45, .65),   # one of these for each photo
+        p:float=.4,                    # chance that a photo is changed
+    ): super().__init__(p); self.scales = scales
+    def draw(self, x): return torch.where(self.uniform(len(x), 0, 1) < self.p, torch.randint(len(self.scales), (len(x),), generator=self.gen), -1),
+    def transform(self, x, which):
+        x = _unit(x).clone()
+        for k, s in enumerate(self.scales):
+            i = (which == k).nonzero()[:, 0].to(x.device); small = F.interpolate(x[i], scale_factor=s, mode='bilinear', antialias=True) if len(i) else None
+            if len(i): x[i] = F.interpolate(small, x.shape[2:], mode='bilinear')
+        return x
+
 class PhotoErase(RandomTransform):
     "Photos (B, 3, H, W) with a rectangle of up to `share` of the area in its mean colour"
     def __init__(self,
@@ -273,7 +287,7 @@ add_recipe(Recipe('photos-cnn-published', about='Source S1, five blocks at 224 p
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 224),), area=(.7, 1.), stretch=1., turn=15.)),),
     body=('custom_cnn.CustomCNN', {}), epochs=12, bs=32, lr=1e-3, wd=1e-4, schedule='one_cycle'))
 
-_AUGMENT = (('custom_cnn.PhotoColour', {}), ('custom_cnn.PhotoErase', {}))
+_AUGMENT = (('custom_cnn.PhotoColour', {}), ('custom_cnn.PhotoSoft', {}), ('custom_cnn.PhotoErase', {}))
 add_recipe(Recipe('photos-cnn', about='Residual CNN from scratch on photos of 96 to 128 px; 30 instruments', **_PHOTO,
     store=('custom_cnn.photo_store', dict(size=160)), front_end=('custom_cnn.Photo', dict(size=144)),
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 96), (.5, 128)))), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SOUNDS', 'PHOTOS', 'ESC50_CLASSES', 'esc50', 'IRMAS_NAMES', 'irmas', 'irmas_notes', 'gtzan', 'instruments30',
-           'DATASETS', 'DataError', 'Dataset', 'replacing', 'data_root', 'folder_items', 'add_folds', 'split_items',
-           'best_constant', 'download', 'unpack', 'Audit', 'audit', 'show_pairs', 'duplicate_clusters', 'audit_record']
+           'DATASETS', 'FOLDS', 'DataError', 'Dataset', 'replacing', 'data_root', 'folder_items', 'add_folds',
+           'split_items', 'best_constant', 'download', 'unpack', 'Audit', 'audit', 'show_pairs', 'duplicate_clusters',
+           'audit_record']
 
 # %% ../nbs/00_data.ipynb #836dd461
 import colorsys, hashlib, io, json, os, re, shutil, stat, tarfile, tempfile, time, warnings, zipfile, zlib
@@ -573,13 +574,23 @@ def _group_folds(items, n, seed):
         except ValueError: raise DataError(f'every class has fewer than {n} items: too few for {n} folds') from None
     return fold
 
+def _neighbour_folds(items, n, seed):
+    "Fold 1…n: runs of consecutive numbers of each class; a group stays whole, wherever its numbers are"
+    if 'number' not in items: raise DataError("folds of neighbours need items with a column 'number'")
+    rank = items.groupby('label').number.rank('dense').astype(int)-1; count = rank.groupby(items.label).transform('max')+1
+    return ((rank + 7*seed) % count*n//count + 1).groupby(items.group).transform(lambda f: f.mode()[0])
+
+FOLDS = dict(groups=_group_folds, random=lambda items, n, seed: _group_folds(items.assign(group=range(len(items))), n, seed), neighbours=_neighbour_folds)
+
 def add_folds(
     items:pd.DataFrame,  # with label and group
     n:int=5,             # folds
-    seed:int=0,          # of the shuffle
+    seed:int=0,          # of the shuffle; for 'neighbours' it turns the numbers like a ring
+    how:str='groups',    # 'groups' stay whole; 'neighbours', too, and consecutive numbers stay together; 'random' keeps nothing together
 ) -> pd.DataFrame:       # a copy with `fold`, 1…n
-    "Stratified folds that keep every group whole; the same seed gives the same folds"
-    return items.assign(fold=_group_folds(items, n, seed))
+    "Stratified folds; the same seed gives the same folds"
+    if how not in FOLDS: raise DataError(f'how={how!r} is no way to fold: use {", ".join(FOLDS)}')
+    return items.assign(fold=FOLDS[how](items, n, seed))
 
 # %% ../nbs/00_data.ipynb #3d5f8d19
 _COLUMNS = dict(official='split', source='source_split', source_fastai='source_fastai')
@@ -601,16 +612,17 @@ def _fold_split(items, fold, halve, seed):
 
 def split_items(
     items:pd.DataFrame,   # from `Dataset.items` or `folder_items`
-    how:str='folds',      # 'folds', 'halves', 'source', 'source_fastai', 'official' or 'groups'
-    fold:int=1,           # the fold to test, for 'folds' and 'halves'
+    how:str='folds',      # 'folds', 'halves', 'random', 'neighbours', 'source', 'source_fastai', 'official' or 'groups'
+    fold:int=1,           # the fold to test, where there are folds
     seed:int=0,           # of 'halves' and 'groups'
 ) -> pd.DataFrame:        # a copy with `split`: train, valid, test
     "Items with their side of a split; DataError where the items lack what `how` needs"
     if how in _COLUMNS: return _given_split(items, _COLUMNS[how])
+    if how in ('random', 'neighbours'): return _fold_split(add_folds(items, how=how), fold, False, seed)
     if how in ('folds', 'halves'): return _fold_split(items, fold, how == 'halves', seed)
     if how == 'groups':
         return items.assign(split=np.array(['test', 'valid'] + ['train']*5)[_group_folds(items, 7, seed)-1])
-    raise DataError(f"how={how!r} is not a split: use folds, halves, {', '.join(_COLUMNS)} or groups")
+    raise DataError(f"how={how!r} is not a split: use folds, halves, random, neighbours, {', '.join(_COLUMNS)} or groups")
 
 # %% ../nbs/00_data.ipynb #71d86745
 def best_constant(

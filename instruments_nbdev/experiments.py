@@ -25,7 +25,7 @@ from joblib.externals.loky import get_reusable_executor
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
-from .data import DATASETS, add_folds, best_constant, replacing, split_items
+from .data import DATASETS, FOLDS, add_folds, best_constant, replacing, split_items
 from .training import (Recipe, Report, Run, TrainingError, build, device_name, fit, load_model, named, recipe_from,
                                         save_model, versions)
 
@@ -98,14 +98,14 @@ def run_jobs(calls:list,         # (recipe, items, fold, seed, folder) of each r
 
 # %% ../nbs/01b_experiments.ipynb #3466bcc0
 def cross_validate(recipe:Recipe,
-        items:pd.DataFrame,      # with a column `fold`; five folds by group are made when there is none
+        items:pd.DataFrame,      # with a column `fold`; where there is none, five folds are made as `recipe.split` says, by group if it says nothing of folds
         seeds:int=1,             # how many seeds: 0, 1, …
         out:str=None,            # folder for the runs and the record; default runs/<recipe>-cv
         jobs:int=1, progress:bool=True,
         cluster:str=None,        # address of a Dask scheduler, whose workers do it instead
         **kw):                   # passed to `training.fit`
     "A run for each fold and seed in `out`, and `out/run.json` with the pooled figures; finished runs are kept"
-    out = Path(out or f'runs/{recipe.name}-cv'); items = items if 'fold' in items else add_folds(items)
+    out = Path(out or f'runs/{recipe.name}-cv'); items = items if 'fold' in items else add_folds(items, how=recipe.split if recipe.split in FOLDS else 'groups')
     items = items.drop(columns='split', errors='ignore')
     build(recipe.store, paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
     calls = [(_whole_folds(recipe), items, int(f), s, out/f'fold{f}-seed{s}') for s, f in product(range(seeds), sorted(items.fold.unique()))]
@@ -494,20 +494,33 @@ _CARD = """# {name}
 
 {about}
 
-- **What it answers**: one of {labels}; nothing else. A sound that is none of them gets one of them all the same.
-- **Trained on**: all {n} clips of {title} that the recipe `{recipe}` uses, seed {seed}. {origin}Licence of the data: {licence}.
-- **Measured**: {mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} clips (95 % interval {low:.1f} to {high:.1f} %); macro F1 {macro_f1:.3f}; the best constant answer gets {constant:.1f} %. The model in this file has seen all of them and was not tested itself.
-- **Limits**: clips of the length and kind of the data set; recordings of other rooms, microphones and mixtures will be answered worse than these figures say.
+- **What it answers**: one of {labels}; nothing else. A {kind} that is none of them gets one of them all the same{sure}.
+- **Trained on**: {trained} of {title}, by the recipe `{recipe}`, seed {seed}. {origin}Licence of the data: {licence}.
+- **Measured**: {measured} (95 % interval {low:.1f} to {high:.1f} %); macro F1 {macro_f1:.3f}; the best constant answer gets {constant:.1f} %. {seen}
+- **Limits**: {kind}s of the length and kind of the data set; {others} will be answered worse than these figures say.
 """
+_BY_FOLDS = dict(trained='all {n} items', seen='The model in this file has seen all of them and was not tested itself.',
+                 measured='{mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} items')
+_BY_PART = dict(trained='the training part', measured='{accuracy:.1f} % of {n} {part} items', seen='The model in this file is the one that was measured.')
+_OTHERS = dict(sound='recordings of other rooms, microphones and mixtures', photo='drawings, other cameras and several instruments at once')
 
-def bundle(run:Run, cv:dict, name:str, folder:str) -> Path:
-    "`folder/name.safetensors` with the figures of `cv` (a record) in it, and the model card `folder/name.md`"
-    clf, c, ds = run.model, cv['cv'], DATASETS[run.model.recipe.data]; clf.summary |= dict(cv=c)
-    if recipe_from(cv['recipe']) != recipe_from(run.record['recipe']): raise TrainingError(f'{run.path}: the cross-validation is of another recipe')
-    pct = {k: 100*c[k] for k in ('mean', 'sd', 'low', 'high', 'constant')}
-    origin = f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else ''
-    card = _CARD.format(**(c | pct), origin=origin, name=name, about=clf.recipe.about, labels=', '.join(clf.labels), title=ds.title, recipe=clf.recipe.name,
-                        seed=run.record['seed'], licence=ds.licence)
+def _figures(run, record):
+    "Name and figures of what measured a run: a cross-validation of its recipe, or its own test or validation part"
+    if 'cv' in record:
+        if recipe_from(record['recipe']) != recipe_from(run.record['recipe']): raise TrainingError(f'{run.path}: the cross-validation is of another recipe')
+        return 'cv', record['cv'], _BY_FOLDS
+    part = next((p for p in ('test', 'valid') if p in record['metrics']), None)
+    if record != run.record or not part: raise TrainingError(f'{run.path}: neither a cross-validation nor a tested run says how good it is')
+    return part, record['metrics'][part], _BY_PART
+
+def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
+    "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"
+    clf, ds, (part, m, words) = run.model, DATASETS[run.model.recipe.data], _figures(run, record); clf.summary |= {part: m}
+    pct = m | {k: 100*m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m} | dict(part={'valid': 'validation'}.get(part, part))
+    facts = {k: w.format(**pct) for k, w in words.items()} | dict(labels=', '.join(clf.labels), title=ds.title, licence=ds.licence, kind=ds.kind, others=_OTHERS[ds.kind])
+    facts |= dict(origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else '',
+                  sure=f', but below {100*clf.sure:.0f} % of confidence it is not sure' if clf.sure else '')
+    card = _CARD.format(**pct | facts, name=name, about=clf.recipe.about, recipe=clf.recipe.name, seed=run.record['seed'])
     Path(folder).mkdir(parents=True, exist_ok=True); (Path(folder)/f'{name}.md').write_text(card, encoding='utf-8')
     return save_model(clf, Path(folder)/f'{name}.safetensors')
 

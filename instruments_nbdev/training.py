@@ -8,8 +8,8 @@ __all__ = ['RECIPES', 'FORMAT', 'OPTIMISERS', 'SCHEDULES', 'POOLING', 'FILES', '
            'ItemLoader', 'set_speed', 'probe', 'Augment', 'Reseed', 'Freeze', 'EMA', 'History', 'Best', 'Checkpoint',
            'Penalty', 'Plateau', 'make_learner', 'window_table', 'temper', 'fit_temperature', 'window_probs',
            'predict_store', 'calibration_error', 'score', 'one_hot', 'fit_thresholds', 'score_multi', 'Report',
-           'show_curves', 'fig_html', 'show_inputs', 'write_report', 'Run', 'data_hash', 'versions', 'device_name',
-           'fit', 'show_timeline']
+           'fit_sure', 'refusals', 'show_curves', 'fig_html', 'show_inputs', 'write_report', 'Run', 'data_hash',
+           'versions', 'device_name', 'fit', 'show_timeline']
 
 # %% ../nbs/01a_training.ipynb #50b0b93d
 import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time
@@ -80,7 +80,7 @@ class Recipe:
     save_best:bool = False         # keep the epoch that is best on validation, not the last
     patience:int = 0               # stop after so many epochs without a better validation; 0: never
     flip:bool = False              # photos: the answer is the mean of the one for the photo and of the one for its mirror image
-    calibrate:bool = False         # fit a temperature to the validation items, so that stated confidence is about how often it is right
+    calibrate:bool = False         # fit to the validation items a temperature, so that stated confidence is about how often it is right, and a level to be sure from
     multi_label:bool = False       # an item may have several labels, or a list of them: each is yes or no by itself (sigmoid, binary cross-entropy)
     half:bool = False              # store weights as float16: half the file
 
@@ -149,6 +149,8 @@ class Classifier(nn.Module):
 
     @property
     def temperature(self): return float(self.summary.get('temperature', 1.))
+    @property
+    def sure(self): return float(self.summary.get('sure', 0.))
     @property
     def thresholds(self): return np.array([float(self.summary.get('thresholds', {}).get(l, .5)) for l in self.labels])
     @property
@@ -573,6 +575,30 @@ def mistakes(self:Report, k:int=6) -> pd.DataFrame:
     t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1).round(3))
     return t[~self.right].nlargest(k, 'prob')
 
+# %% ../nbs/01a_training.ipynb #1875d5d2
+@patch
+def show_reliability(self:Report, bins:int=10, ax=None):
+    "How often answers are right, by how sure they are, with Wilson intervals; grey: where the items lie; gives the axes"
+    conf, ax = self.probs.max(1), ax or plt.subplots(figsize=(3.8, 3))[1]
+    t = pd.DataFrame(dict(conf=conf, right=self.right)).groupby(np.minimum((conf*bins).astype(int), bins-1)).agg(conf=('conf', 'mean'), right=('right', 'sum'), n=('right', 'size'))
+    low, high = proportion_confint(t.right, t.n, method='wilson'); share = t.right/t.n
+    ax.plot([0, 1], [0, 1], ':', color='grey'); ax.bar((t.index+.5)/bins, t.n/t.n.sum(), 1/bins, color='#ddd'); ax.errorbar(t.conf, share, [share-low, high-share], fmt='o', capsize=2, ms=4)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='stated confidence', ylabel='share that is right'); sns.despine(); return ax
+
+# %% ../nbs/01a_training.ipynb #f99a7941
+def fit_sure(probs, right, lost:float=.05) -> float:
+    "The confidence below which the share `lost` of the right answers lies"
+    return round(float(np.quantile(probs.max(1)[right], lost)), 4) if right.any() else 0.
+
+def refusals(
+    report:Report,
+    foreign:np.ndarray,      # probabilities (M, C) for things that have none of the labels
+    levels:tuple=(.3, .5, .7, .9),
+) -> pd.DataFrame:
+    "A row a level of confidence: the share of right answers, of wrong ones and of foreign things that lie below it"
+    conf = report.probs.max(1); of = dict(right=conf[report.right], wrong=conf[~report.right], foreign=foreign.max(1))
+    return pd.DataFrame({k: [float((c < l).mean()) if len(c) else np.nan for l in levels] for k, c in of.items()}, index=pd.Index(levels, name='not sure below')).round(3)
+
 # %% ../nbs/01a_training.ipynb #2c775e2a
 @patch
 def errors(self:Report) -> dict:
@@ -792,11 +818,12 @@ def fit(recipe:Recipe,
     return Run(out)
 
 def _calibrated(clf, items, store):
-    "What is chosen on validation, if there is any: the temperature, where the recipe wants one; thresholds for items with several labels"
+    "What is chosen on validation, if there is any: temperature and level of `sure`, where the recipe wants them; thresholds for items with several labels"
     pos, r = np.flatnonzero(items.split == 'valid'), clf.recipe
     if not (r.calibrate or r.multi_label) or not len(pos): return {}
     p, y = predict_store(clf, store, pos), one_hot(items.label.iloc[pos], clf.labels)
-    return dict(thresholds=fit_thresholds(p, y, clf.labels)) if r.multi_label else dict(temperature=round(fit_temperature(p, y.argmax(1)), 4))
+    if r.multi_label: return dict(thresholds=fit_thresholds(p, y, clf.labels))
+    q = temper(p, t := round(fit_temperature(p, y.argmax(1)), 4)); return dict(temperature=t, sure=fit_sure(q, q.argmax(1) == y.argmax(1)))
 
 def _finish(work, clf, items, store, record, progress):
     "Model file, predictions, record and page into `work`"

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
 from torchvision.ops.misc import SqueezeExcitation
 from .audio_transforms import _folder
+from .custom_cnn import _AUGMENT, _PHOTO
 from .data import DataError, download
 from .experiments import add_space
 from .training import Recipe, TrainingError, add_recipe
@@ -178,3 +179,15 @@ add_recipe(Recipe('sounds-resnet-published', about='Source S3, fine-tuned ResNet
 
 add_space('sounds-resnet-published', {'body.arch': ('resnet18.tv_in1k', 'resnet34.tv_in1k', 'resnet50.tv_in1k'), 'bs': (8, 16, 32, 64, 128), 'lr': dict(low=1e-5, high=1e-1, log=True),
                             'freeze': dict(low=1, high=5)});
+
+# %% ../nbs/03_transfer.ipynb #09e1252c
+def _photos(arch, about, sizes, norm=None, **kw):
+    "A recipe for fine-tuning `arch` on photos of growing `sizes`"
+    return Recipe(f'photos-{arch.split(".")[0].split("_")[-1]}', about=f'{about}; 30 instruments', store=('custom_cnn.photo_store', dict(size=224)),
+        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),
+        body=('transfer.ImageNet', dict(arch=arch, n_in=3)), weights='imagenet', schedule='fine_tune', wd=.02, label_smoothing=.1, ema=.99, flip=True, calibrate=True, **_PHOTO | kw)
+
+add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet, fine-tuned', ((0., 128), (.5, 160), (.75, 192)), dict(mean=(.5,)*3, sd=(.5,)*3),
+    epochs=12, freeze=2, fixed=1, bs=32, lr=4e-3, lr_low=.05))
+add_recipe(_photos('resnet18.tv_in1k', 'ResNet-18 from ImageNet, fine-tuned', ((0., 128), (.6, 160)), epochs=12, freeze=1, fixed=1, bs=32, lr=4e-3, lr_low=.05))
+add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet, last quarter fine-tuned', ((0., 128), (.6, 160)), epochs=8, freeze=2, fixed=3, keep_stats=True, bs=32, lr=4e-3, lr_low=.1));
