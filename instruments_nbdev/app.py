@@ -7,19 +7,20 @@ __all__ = ['SUFFIXES', 'command', 'instruments_data', 'instruments_train', 'inst
            'instruments_predict', 'instruments_leaderboard', 'instruments_quickstart']
 
 # %% ../nbs/06_app.ipynb #98eb098e
-import json, os, shutil, sys, tempfile
+import os, sys, tempfile
 from dataclasses import replace
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-import matplotlib.pyplot as plt, pandas as pd
+import matplotlib.pyplot as plt
 from fastcore.script import Param, call_parse
-from . import custom_cnn, gtzan_mlp_cnn, transfer  # fill RECIPES
+from . import custom_cnn, gtzan_mlp_cnn, irmas_multistft, transfer  # fill RECIPES
 from .audio_transforms import ItemError
 from .data import DATASETS, DataError, best_constant, data_root
 from .data import audit as audit_items
 from .experiments import SPACES, cross_validate, leaderboard, search, search_record, search_table
 from .gtzan_mlp_cnn import GRIDS, best_models, collect, finding, grid_recipes, grid_table, run_grid, test_winner
+from .irmas_multistft import hold_out
 from .training import RECIPES, TrainingError, fit, load_model, show_timeline
 
 # %% ../nbs/06_app.ipynb #ec3a46ec
@@ -71,13 +72,14 @@ def _whole(x, name, low=0):
     return n
 
 def _recipe(name, epochs=0, split=None, weights=None, rate=None):
-    r = _choose('recipe', name, RECIPES); given = dict(epochs=epochs, split=split) | ({} if weights is None else dict(weights=weights.removeprefix('none')))
+    r = _choose('recipe', name, RECIPES); given = dict(epochs=epochs, split=split) | ({} if weights is None else dict(weights='' if weights == 'none' else weights))
     r = replace(r, **{k: v for k, v in given.items() if v or k == 'weights'})
     return _at_rate(r, _whole(rate, '--rate', 1000)) if rate else r
 
 def _at_rate(r, rate):
     "The recipe for a store at another rate; its front end resamples, so that the network hears what it is used to"
     if not (sr := r.store[1].get('sr')): raise DataError(f'--rate is for sounds; recipe {r.name} has none')
+    if r.front_end[0] != 'audio_transforms.LogMel': raise DataError(f'--rate: the front end of recipe {r.name} takes one rate only, {sr} Hz')
     front = ('audio_transforms.ResampledLogMel', r.front_end[1] | dict(sr_in=rate))
     return replace(r, store=(r.store[0], r.store[1] | dict(sr=rate)), window=round(r.window*rate/sr), front_end=front) if rate != sr else r
 
@@ -85,12 +87,14 @@ def _items(name, data, **kw):
     "The items of a data set; in GTZAN, which repeats itself, copies are found first and kept on one side"
     again = name == 'gtzan'; home = data_root(name, data)
     if again: print(f'looking for repeats in {home}', flush=True)
-    return DATASETS[name].items(home, dedupe=again, **kw)
+    items = DATASETS[name].items(home, dedupe=again, **kw)
+    return hold_out(items) if name == 'irmas' else items                # which brings no validation part
 
 @command
 def instruments_train(
     recipe:str,          # name of a recipe, for instance sounds-cnn
     data:str=None,       # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
+    dataset:str=None,    # another data set with the same layout of labels, for instance irmas for irmas-efficient
     epochs:int=0,        # instead of the recipe's own number
     split:str=None,      # folds, halves, random, neighbours, source, official or groups, instead of the recipe's own
     classes:str=None,    # names with commas, or all: instead of the data set's usual ones (the ten of 50 in ESC-50)
@@ -106,6 +110,7 @@ def instruments_train(
 ):
     "Trains a recipe; writes model, record, predictions and report"
     r, seed, seeds, jobs = _recipe(recipe, _whole(epochs, '--epochs'), split, weights, rate), _whole(seed, '--seed'), _whole(seeds, '--seeds', 1), _whole(jobs, '--jobs', 1)
+    r = replace(r, data=_choose('data set', dataset, DATASETS).name) if dataset else r
     items = _items(r.data, data, classes=classes.split(',') if classes and classes != 'all' else classes)
     if fold == 'all' or seeds > 1: return _train_all(r, items, seeds, jobs, cluster, out, resume)
     run = fit(r, items, fold=_whole(fold, '--fold'), seed=seed, out=out, resume=resume)
@@ -213,7 +218,7 @@ def instruments_predict(
     "Labels of recordings or photos; exit status 1 when one of them could not be read"
     clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
     files = find_files([paths] if isinstance(paths, str) else paths)
-    t = clf.predict_paths(files, progress=len(files) > 20)[['path', 'label', 'prob', 'error']]
+    t = clf.predict_paths(files, progress=len(files) > 20); t = t.loc[:, ~t.columns.str.startswith('p:')]
     if csv: t.round(4).to_csv(csv, index=False, errors='backslashreplace')
     else: print('\n'.join(f'{r.path}: {r.error or _said(r, clf.sure)}' for r in t.itertuples()))
     if timeline: _write_timelines(clf, t.path[t.error == ''], Path(timeline))
@@ -236,7 +241,7 @@ def instruments_quickstart(
 ):
     "Train, evaluate, save and predict on synthetic sounds, or on the real ESC-50 where INSTRUMENTS_DATA is set"
     real = bool(os.environ.get('INSTRUMENTS_DATA'))
-    with tempfile.TemporaryDirectory() as tmp:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         if not real: print('1/4  writing synthetic sounds: ten classes, five folds'); esc50_root = DATASETS['esc50'].synthesize(tmp)
         else: print(f'1/4  reading ESC-50 from {data_root("esc50")}'); esc50_root = None
         r = replace(RECIPES['sounds-cnn'], **({'epochs': _whole(epochs, '--epochs') or 20} if epochs or not real else {}))
@@ -247,6 +252,7 @@ def instruments_quickstart(
         show = items[items.fold == 1].sample(5, random_state=0)
         for row, true in zip(run.model.predict_paths(show.path.tolist()).itertuples(), show.label): print(f'     {Path(row.path).name}: {row.label} ({100*row.prob:.0f} %), truth {true}')
     print(f'\nreport: {run.path/"report.html"}  (one file, open it in a browser)\n'
-          f'next:   instruments_predict {run.path} YOUR.wav      labels for recordings of your own\n'
+          f'next:   . .venv/bin/activate                             once a shell, if the commands are not found\n'
+          f'        instruments_predict {run.path} YOUR.wav      labels for recordings of your own\n'
           f'        instruments_train sounds-cnn -h          real data, all folds, several seeds\n'
           f'        jupyter lab nbs                          the lessons behind it')

@@ -216,15 +216,12 @@ def open_store(
 def sound_store(
     paths,  # sound files, in the order of the items
     sr:int,  # rate of the store in Hz
-    cache=None,  # folder for stores; None: $INSTRUMENTS_CACHE or the user's cache folder
-    skip_broken:bool=False,  # keep broken files as sounds of length 0 instead of an error
-    progress:bool=True,  # show a progress bar while decoding
-    workers:int=None,  # threads; None: one a core
+    **kw,  # cache, skip_broken, progress, workers of `open_store`
 ) -> SoundStore:
     "The `SoundStore` of these files by `open_store`; `ItemError` names all broken files"
     lo, hi = _RATES
     if not isinstance(sr, int) or not lo <= sr <= hi: raise SoundError(f'the rate of a store must be a whole number from {lo} to {hi} Hz, not {sr!r}')
-    return open_store(SoundStore, paths, sr, cache, skip_broken, progress, workers)
+    return open_store(SoundStore, paths, sr, **kw)
 
 # %% ../nbs/01_audio_transforms.ipynb #bad3fbd1
 @patch

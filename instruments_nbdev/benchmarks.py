@@ -150,7 +150,7 @@ def torchaudio_loader(paths, labels=None, front:dict=FRONT, n:int=220500, bs:int
 # %% ../nbs/07_benchmarks.ipynb #923b6bf7
 def our_batches(paths, cache, epochs:int=10, front:dict=FRONT, n:int=220500, bs:int=32, seed:int=0):
     "Yields `epochs` epochs of augmented batches (bs, n_mels, F): store, `ItemLoader`, transforms"
-    store = sound_store(paths, front['sr'], cache, progress=False)
+    store = sound_store(paths, front['sr'], cache=cache, progress=False)
     loader = ItemLoader(store, torch.zeros(len(paths), 1), range(len(paths)), bs, n, train=True)
     transforms = nn.Sequential(CircularShift(.4), LogMel(**front), FreqMask(.1), TimeMask(.1)).train()
     for epoch in range(epochs):
@@ -381,7 +381,7 @@ def _one_epoch(store, n):
 def _build_and_epoch(paths, samples):
     "Seconds of a cold store and of an epoch of log-mel batches"
     with TemporaryDirectory() as cache:
-        t = time.perf_counter(); store = sound_store(paths, 8000, cache, progress=False)
+        t = time.perf_counter(); store = sound_store(paths, 8000, cache=cache, progress=False)
         u = time.perf_counter(); _one_epoch(store, samples)
         return u-t, time.perf_counter()-u
 

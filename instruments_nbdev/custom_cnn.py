@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'PhotoError', 'decode_photo',
            'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix', 'Photo',
-           'ConvBlock', 'CustomCNN', 'grad_cam', 'show_cam']
+           'ConvBlock', 'CustomCNN', 'show_maps', 'show_mistakes', 'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math, warnings
@@ -129,16 +129,13 @@ class PhotoStore(Store):
     def __repr__(self): return f'PhotoStore: {len(self)} photos of {self.key} x {self.key}, {self.data.nbytes/1e6:.1f} MB, {len(self.broken)} files broken'
 
 def photo_store(
-    paths,                   # photo files, in the order of the items
-    size:int=224,            # side of the squares
-    cache=None,              # folder for stores; None: $INSTRUMENTS_CACHE or the user's cache folder
-    skip_broken:bool=False,  # keep broken files as items of length 0 instead of an error
-    progress:bool=True,      # show a progress bar while decoding
-    workers:int=None,        # threads; None: one a core
+    paths,          # photo files, in the order of the items
+    size:int=224,   # side of the squares
+    **kw,           # cache, skip_broken, progress, workers of `open_store`
 ) -> PhotoStore:
     "The `PhotoStore` of these files by `open_store`; `ItemError` names all broken files"
     if not isinstance(size, int) or not 1 <= size <= 2048: raise PhotoError(f'the side of stored photos must be a whole number from 1 to 2048, not {size!r}')
-    return open_store(PhotoStore, paths, size, cache, skip_broken, progress, workers)
+    return open_store(PhotoStore, paths, size, **kw)
 
 # %% ../nbs/02_custom_cnn.ipynb #acf426d4
 def _unit(x): return x.float()/255 if x.dtype == torch.uint8 else x
@@ -293,6 +290,31 @@ add_recipe(Recipe('photos-cnn', about='Residual CNN from scratch on photos of 96
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 96), (.5, 128)))), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),
     body=('custom_cnn.CustomCNN', dict(channels=(32, 64, 128, 256, 384), residual=True, stem=2, head=0, head_dropout=.2, dropout=(0., .1))),
     epochs=50, bs=64, lr=4e-3, wd=.05, schedule='one_cycle', label_smoothing=.1, ema=.99, flip=True, calibrate=True));
+
+# %% ../nbs/02_custom_cnn.ipynb #65d87c4f
+def show_maps(
+    clf,         # a `Classifier` of photos in `.eval()` whose body is a `CustomCNN`
+    x,           # photos (1, 3, H, W)
+    n:int=15,    # channels drawn
+):
+    "A photo and the first channels of the first block, each from its own least to its own largest value; gives the figure"
+    with torch.inference_mode(): maps = clf.body.blocks[0](clf.front_end(x))[0, :n]
+    fig, axs = plt.subplots(2, math.ceil((n+1)/2), figsize=(.62*(n+1), 2.6)); axs.flat[0].imshow(_unit(x[0]).cpu().permute(1, 2, 0))
+    for ax, m in zip(axs.flat[1:], maps.cpu()): ax.imshow(m, cmap='gray')
+    for ax in axs.flat: ax.axis('off')
+    fig.tight_layout(pad=.3); return fig
+
+def show_mistakes(
+    report,      # a `Report` on photos
+    store,       # the `PhotoStore` that has them
+    k:int=8,     # the most that are drawn
+):
+    "The wrong answers given with most confidence, as photos: truth, answer, probability; gives the figure"
+    t = report.mistakes(k); fig, axs = plt.subplots(1, max(len(t), 1), figsize=(1.45*max(len(t), 1), 2.1), squeeze=False)
+    for ax, r in zip(axs.flat, t.itertuples()):
+        ax.imshow(store.photo(store.paths.index(str(r.path)))); ax.set_title(r.label, fontsize=8); ax.text(.5, -.05, f'{r.predicted}\n{100*r.prob:.0f} %', fontsize=8, ha='center', va='top', transform=ax.transAxes)
+    for ax in axs.flat: ax.axis('off')
+    fig.tight_layout(pad=.4); return fig
 
 # %% ../nbs/02_custom_cnn.ipynb #2c73368a
 def grad_cam(

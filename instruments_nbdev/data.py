@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SOUNDS', 'PHOTOS', 'ESC50_CLASSES', 'esc50', 'IRMAS_NAMES', 'irmas', 'irmas_notes', 'gtzan', 'instruments30',
            'DATASETS', 'FOLDS', 'DataError', 'Dataset', 'replacing', 'data_root', 'folder_items', 'add_folds',
-           'split_items', 'best_constant', 'download', 'unpack', 'Audit', 'audit', 'show_pairs', 'duplicate_clusters',
-           'audit_record']
+           'split_items', 'source_weights', 'best_constant', 'download', 'unpack', 'Audit', 'audit', 'show_pairs',
+           'duplicate_clusters', 'audit_record']
 
 # %% ../nbs/00_data.ipynb #836dd461
 import colorsys, hashlib, io, json, os, re, shutil, stat, tarfile, tempfile, time, warnings, zipfile, zlib
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, requests, soundfile as sf, soxr
 from fastcore.basics import patch
@@ -623,6 +623,15 @@ def split_items(
     if how == 'groups':
         return items.assign(split=np.array(['test', 'valid'] + ['train']*5)[_group_folds(items, 7, seed)-1])
     raise DataError(f"how={how!r} is not a split: use folds, halves, random, neighbours, {', '.join(_COLUMNS)} or groups")
+
+# %% ../nbs/00_data.ipynb #0e65a4b0
+def source_weights(
+    items:pd.DataFrame,  # label, group
+    power:float=.5,      # 1: every item alike within its label; 0: every group alike
+) -> np.ndarray:         # (N,), mean 1
+    "How often to draw each item, so that labels are drawn alike and large groups less than their share"
+    label = items.label.map(str); n = items.groupby([label, 'group']).group.transform('size'); w = n**(power-1.)      # a list of labels is one of its own
+    return (w/w.groupby(label).transform('sum')*len(items)/label.nunique()).to_numpy()
 
 # %% ../nbs/00_data.ipynb #71d86745
 def best_constant(

@@ -25,8 +25,9 @@ from joblib.externals.loky import get_reusable_executor
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
-from .data import DATASETS, FOLDS, add_folds, best_constant, replacing, split_items
-from .training import (Recipe, Report, Run, TrainingError, build, device_name, fit, load_model, named, recipe_from,
+from .data import DATASETS, add_folds, best_constant, replacing, split_items
+from .evaluation import Report
+from .training import (Recipe, Run, TrainingError, build, device_name, fit, named, parts_of, recipe_from,
                                         save_model, versions)
 
 # %% ../nbs/01b_experiments.ipynb #09bdc1a3
@@ -75,14 +76,15 @@ def _anywhere(items): return items.assign(path=[os.path.abspath(p) for p in item
 # %% ../nbs/01b_experiments.ipynb #953171a6
 def _job(threads, recipe, items, fold, seed, out, kw):
     "One run in whatever process it is; a finished one is not made again"
-    if (Path(out)/'run.json').exists(): return _same_recipe(Run(out), recipe, seed)
+    if (Path(out)/'run.json').exists(): return _same_run(Run(out), recipe, items, fold, seed)
     torch.set_num_threads(threads)
     fit(recipe, items, fold=fold, seed=seed, out=out, resume=True, progress=False, **kw)
     return out
 
-def _same_recipe(run, recipe, seed):
-    "The folder of a finished run, if it is of this recipe and seed"
-    if recipe_from(run.record['recipe']) != recipe or run.record['seed'] != seed:
+def _same_run(run, recipe, items, fold, seed):
+    "The folder of a finished run, if it is of this recipe, seed and held-out items"
+    parts = parts_of(recipe, items, fold, seed); held = sorted(Path(p).name for p in parts.path[parts.split != 'train'])
+    if recipe_from(run.record['recipe']) != recipe or run.record['seed'] != seed or sorted(Path(p).name for p in run.predictions.path) != held:
         raise TrainingError(f'{run.path}: holds a finished run of other settings; remove it or choose another folder')
     return run.path
 
@@ -98,20 +100,21 @@ def run_jobs(calls:list,         # (recipe, items, fold, seed, folder) of each r
 
 # %% ../nbs/01b_experiments.ipynb #3466bcc0
 def cross_validate(recipe:Recipe,
-        items:pd.DataFrame,      # with a column `fold`; where there is none, five folds are made as `recipe.split` says, by group if it says nothing of folds
+        items:pd.DataFrame,      # five folds are made where `recipe.split` names a way, or by group where there is no column `fold`
         seeds:int=1,             # how many seeds: 0, 1, …
         out:str=None,            # folder for the runs and the record; default runs/<recipe>-cv
         jobs:int=1, progress:bool=True,
         cluster:str=None,        # address of a Dask scheduler, whose workers do it instead
         **kw):                   # passed to `training.fit`
     "A run for each fold and seed in `out`, and `out/run.json` with the pooled figures; finished runs are kept"
-    out = Path(out or f'runs/{recipe.name}-cv'); items = items if 'fold' in items else add_folds(items, how=recipe.split if recipe.split in FOLDS else 'groups')
+    out = Path(out or f'runs/{recipe.name}-cv'); items = _folded(items, recipe.split)
     items = items.drop(columns='split', errors='ignore')
     build(recipe.store, paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
     calls = [(_whole_folds(recipe), items, int(f), s, out/f'fold{f}-seed{s}') for s, f in product(range(seeds), sorted(items.fold.unique()))]
     return CV(run_jobs(calls, jobs, progress, cluster, **kw), out).save()
 
-def _whole_folds(recipe): return Recipe(**(asdict(recipe) | dict(split='folds')))
+def _folded(items, how): return add_folds(items, how=how) if how in ('random', 'neighbours') else items if 'fold' in items else add_folds(items)
+def _whole_folds(recipe): return replace(recipe, split=recipe.split if recipe.split in ('random', 'neighbours') else 'folds')
 
 # %% ../nbs/01b_experiments.ipynb #10f61b4d
 def _write_json(path, record):
@@ -460,8 +463,8 @@ def ensemble_gain(reports:list, weights:list=None,
                   draws:int=2000, # bootstrap samples
                   seed:int=0) -> pd.DataFrame:
     "A row a model and one for the ensemble: accuracy, n, low, high, constant; gain over the best single one with its paired 95 % bootstrap interval"
-    rs = [*reports, ensemble(reports, weights)]; labels, truth = np.array(rs[0].labels), rs[0].items.label.to_numpy()
-    right = (labels[_aligned(rs).argmax(-1)] == truth).astype(float); n = len(truth)
+    rs = [*reports, ensemble(reports, weights)]
+    right = np.array([replace(rs[0], probs=p).right for p in _aligned(rs)], float); n = right.shape[1]
     gain = right - right[right[:-1].mean(1).argmax()]
     shares = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), draws)/n            # (draws, n)
     low, high = np.quantile(gain @ shares.T, [.025, .975], axis=1)
@@ -471,7 +474,7 @@ def ensemble_gain(reports:list, weights:list=None,
 # %% ../nbs/01b_experiments.ipynb #abbaea10
 def mcnemar(a:Report, b:Report) -> dict:
     "Items on which both, `only_a`, `only_b`, neither are right, and `n`; exact p of equal models; a sentence, `in_words`"
-    x, y = (np.array(a.labels)[p.argmax(-1)] == a.items.label.to_numpy() for p in _aligned([a, b]))
+    x, y = (replace(a, probs=p).right for p in _aligned([a, b]))
     m = {k: int(v.sum()) for k, v in dict(both=x & y, only_a=x & ~y, only_b=y & ~x, neither=~x & ~y).items()}
     p = binomtest(m['only_a'], d).pvalue if (d := m['only_a'] + m['only_b']) else 1.
     verdict = 'equal models would differ so much in fewer than one case of twenty' if p < .05 else 'equal models often differ as much'
@@ -481,8 +484,10 @@ def mcnemar(a:Report, b:Report) -> dict:
 def recorded(errors:dict # name of a model -> its `Report.errors()`, all on the same items
             ) -> list:
     "A `Report` for each: answers are certain, and items on which nobody was wrong have made-up names"
-    of = next(iter(errors.values()))['of']; label = {n: l for e in errors.values() for n, l, _ in e['wrong']}; rest = Counter(of) - Counter(label.values())
+    if any(isinstance(l, list) for e in errors.values() for _, l, _ in e['wrong']): raise TrainingError(f'{", ".join(errors)}: records of items with several labels do not hold all answers')
+    of = next(iter(errors.values()))['of']; label = {n: l for e in errors.values() for n, l, _ in e['wrong']}; rest = Counter(of); rest.subtract(Counter(label.values()))
     if any(e['of'] != of for e in errors.values()): raise TrainingError(f'{", ".join(errors)}: not records on the same items')
+    if sum(rest.values()) + len(label) != sum(of.values()) or min(rest.values(), default=0) < 0: raise TrainingError(f'{", ".join(errors)}: two items of one name')
     items = pd.DataFrame([*label.items(), *((f'{l} {i}', l) for l, k in rest.items() for i in range(k))], columns=['path', 'label'])
     def report(name, e):
         said = items.path.map({n: p for n, _, p in e['wrong']}).fillna(items.label)
@@ -494,7 +499,7 @@ _CARD = """# {name}
 
 {about}
 
-- **What it answers**: one of {labels}; nothing else. A {kind} that is none of them gets one of them all the same{sure}.
+- **What it answers**: {one} of {labels}; nothing else. A {kind} that is none of them gets one of them all the same{sure}.
 - **Trained on**: {trained} of {title}, by the recipe `{recipe}`, seed {seed}. {origin}Licence of the data: {licence}.
 - **Measured**: {measured} (95 % interval {low:.1f} to {high:.1f} %); macro F1 {macro_f1:.3f}; the best constant answer gets {constant:.1f} %. {seen}
 - **Limits**: {kind}s of the length and kind of the data set; {others} will be answered worse than these figures say.
@@ -504,34 +509,37 @@ _BY_FOLDS = dict(trained='all {n} items', seen='The model in this file has seen 
 _BY_PART = dict(trained='the training part', measured='{accuracy:.1f} % of {n} {part} items', seen='The model in this file is the one that was measured.')
 _OTHERS = dict(sound='recordings of other rooms, microphones and mixtures', photo='drawings, other cameras and several instruments at once')
 
+def _unsplit(record): return replace(recipe_from(record['recipe']), split='')
+
 def _figures(run, record):
     "Name and figures of what measured a run: a cross-validation of its recipe, or its own test or validation part"
     if 'cv' in record:
-        if recipe_from(record['recipe']) != recipe_from(run.record['recipe']): raise TrainingError(f'{run.path}: the cross-validation is of another recipe')
+        if _unsplit(record) != _unsplit(run.record): raise TrainingError(f'{run.path}: the cross-validation is of another recipe')
         return 'cv', record['cv'], _BY_FOLDS
     part = next((p for p in ('test', 'valid') if p in record['metrics']), None)
     if record != run.record or not part: raise TrainingError(f'{run.path}: neither a cross-validation nor a tested run says how good it is')
-    return part, record['metrics'][part], _BY_PART
+    return part, record['metrics'][part], _BY_PART | (dict(seen='Its settings were chosen on these very items.') if part == 'valid' else {})
 
 def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
     "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"
     clf, ds, (part, m, words) = run.model, DATASETS[run.model.recipe.data], _figures(run, record); clf.summary |= {part: m}
     pct = m | {k: 100*m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m} | dict(part={'valid': 'validation'}.get(part, part))
     facts = {k: w.format(**pct) for k, w in words.items()} | dict(labels=', '.join(clf.labels), title=ds.title, licence=ds.licence, kind=ds.kind, others=_OTHERS[ds.kind])
-    facts |= dict(origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else '',
+    facts |= dict(one='one or several' if clf.recipe.multi_label else 'one', origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else '',
                   sure=f', but below {100*clf.sure:.0f} % of confidence it is not sure' if clf.sure else '')
     card = _CARD.format(**pct | facts, name=name, about=clf.recipe.about, recipe=clf.recipe.name, seed=run.record['seed'])
     Path(folder).mkdir(parents=True, exist_ok=True); (Path(folder)/f'{name}.md').write_text(card, encoding='utf-8')
     return save_model(clf, Path(folder)/f'{name}.safetensors')
 
 # %% ../nbs/01b_experiments.ipynb #03f89740
+_ways = dict(random=' at random', neighbours=' of neighbours')
 def _row(path, r):
     m = r.get('cv') or r['metrics'].get('test') or r['metrics'].get('valid') or {}
     acc = m.get('mean', m.get('accuracy'))
     return dict(run=path.parent.name if path.name == 'run.json' else path.stem, recipe=r['recipe']['name'], accuracy=acc, sd=m.get('sd'), n=m.get('n'), low=m.get('low'), high=m.get('high'),
                 macro_f1=m.get('macro_f1'), constant=m.get('constant'), protocol=_protocol(r), params=r.get('params'), seconds=r['seconds'])
 
-def _protocol(r): return f"{r['cv']['folds']} folds × {r['cv']['seeds']} seeds" if 'cv' in r else f"{r['recipe']['split']}, seed {r['seed']}"
+def _protocol(r): return f"{r['cv']['folds']} folds{_ways.get(r['recipe']['split'], '')} × {r['cv']['seeds']} seeds" if 'cv' in r else f"{r['recipe']['split']}, seed {r['seed']}" + ', validation'*('test' not in r['metrics'])
 
 def _records(folder):
     "Paths and contents of run records below `folder`; those inside a cross-validation are left to it"

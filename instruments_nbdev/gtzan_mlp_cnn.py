@@ -11,17 +11,18 @@ __all__ = ['ACTIVATIONS', 'GRIDS', 'SOURCE', 'compare_splits', 'track_of', 'by_t
 import io, json, math, os, re, shutil, time
 from contextlib import redirect_stdout
 from dataclasses import asdict, fields, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns, torch, torch.nn as nn, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastcore.basics import patch
+from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 from .audio_transforms import ClipNorm, Resample
-from .data import DataError, add_folds, replacing
+from .data import add_folds, replacing
+from .evaluation import Report, score
 from .experiments import cross_validate, run_jobs
-from .training import OPTIMISERS, RECIPES, Classifier, Recipe, Report, Run, TrainingError, add_recipe, build, predict_store, score, show_curves
+from .training import OPTIMISERS, RECIPES, Classifier, Recipe, Run, TrainingError, add_recipe, build, predict_store, show_curves
 from .transfer import _CLIP, _MASKS
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #1f384b8f
@@ -34,7 +35,7 @@ def compare_splits(
     **kw,                  # seeds, jobs, … of `cross_validate`
 ) -> pd.DataFrame:
     "Mean accuracy, deviation over seeds, interval and n of `recipe` for each way to fold; finished runs are kept"
-    cvs = {how: cross_validate(recipe, add_folds(items, n, how=how), out=Path(out)/how, **kw).summary() for how in hows}
+    cvs = {how: cross_validate(replace(recipe, split='folds'), add_folds(items, n, how=how), out=Path(out)/how, **kw).summary() for how in hows}
     return pd.DataFrame(cvs).T[['mean', 'sd', 'low', 'high', 'n', 'constant']]
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #d3712f8d
@@ -343,24 +344,24 @@ SOURCE = {
     'optimiser': dict(best='SGD, cosine', worst='Adam, plateau'), 'regularisation': dict(overfits='L2', balanced='L1')}
 _FINDS = dict(best=('accuracy', 'idxmax', 'the best'), worst=('accuracy', 'idxmin', 'the worst'), overfits=('gap', 'idxmax', 'the one that overfits most'), balanced=('gap', 'idxmin', 'the one that overfits least'))
 
-def _apart(a, b):
-    "Do two rows of `grid_table` differ by more than chance (two proportions, 95 %)?"
+def _apart(a, b, k=2):
+    "Do two rows of `grid_table`, picked from `k`, differ by more than chance (two proportions, 95 %, Bonferroni's correction for the pairs there are)?"
     p = (a.accuracy*a.n + b.accuracy*b.n)/(a.n+b.n)
-    return abs(a.accuracy-b.accuracy) > 1.96*math.sqrt(p*(1-p)*(1/a.n+1/b.n))
+    return abs(a.accuracy-b.accuracy) > norm.ppf(1 - .025/math.comb(k, 2))*math.sqrt(p*(1-p)*(1/a.n+1/b.n))
 
 def _claim(t, what, label):
     "A sentence: what the source found, and whether it is so here"
     column, most, words = _FINDS[what]; ours = getattr(t[column].astype(float), most)()
     if ours == label: verdict = 'it is here, too'
     elif column == 'gap': verdict = f'here that is {ours}'
-    else: verdict = f'here it is {ours}, and the two differ by more than chance' if _apart(t.loc[label], t.loc[ours]) else f'here it is {ours}, by less than chance can tell'
+    else: verdict = f'here it is {ours}, and the two differ by more than chance' if _apart(t.loc[label], t.loc[ours], len(t)) else f'here it is {ours}, by less than chance can tell'
     return f'For the source, {label} was {words}; {verdict}.'
 
 def finding(record:dict, question:str) -> str:
     "A paragraph about one question: best, worst, how sure, and whether the source agrees"
     t = _answers(record, question); best, worst = t.loc[b := t.accuracy.idxmax()], t.loc[w := t.accuracy.idxmin()]
     say = lambda r: f'{100*r.accuracy:.1f} % ({100*r.low:.0f} to {100*r.high:.0f} %)'
-    sure = 'more than chance makes of equals' if _apart(best, worst) else 'no more than chance makes of equals'
+    sure = 'more than chance makes of equals' if _apart(best, worst, len(t)) else 'no more than chance makes of equals'
     return ' '.join([f'{b} is best with {say(best)}, {w} worst with {say(worst)}, n = {int(best.n)} over {int(best.seeds)} seed(s): {sure}.',
                      f'The gap between losses is widest for {t.gap.astype(float).idxmax()} ({t.gap.max():.2f}) and narrowest for {t.gap.astype(float).idxmin()} ({t.gap.min():.2f}).',
                      *[_claim(t, *c) for c in SOURCE.get(question, {}).items() if c[1] in t.index]])

@@ -6,15 +6,14 @@
 __all__ = ['RECIPES', 'FORMAT', 'OPTIMISERS', 'SCHEDULES', 'POOLING', 'FILES', 'TrainingError', 'Recipe', 'recipe_from',
            'add_recipe', 'named', 'build', 'Classifier', 'MeanStdLinear', 'save_model', 'bundled', 'load_model',
            'ItemLoader', 'set_speed', 'probe', 'Augment', 'Reseed', 'Freeze', 'EMA', 'History', 'Best', 'Checkpoint',
-           'Penalty', 'Plateau', 'make_learner', 'window_table', 'temper', 'fit_temperature', 'window_probs',
-           'predict_store', 'calibration_error', 'score', 'one_hot', 'fit_thresholds', 'score_multi', 'Report',
-           'fit_sure', 'refusals', 'show_curves', 'fig_html', 'show_inputs', 'write_report', 'Run', 'data_hash',
-           'versions', 'device_name', 'fit', 'show_timeline']
+           'Penalty', 'Plateau', 'L2SP', 'make_learner', 'window_table', 'window_probs', 'predict_store', 'show_curves',
+           'fig_html', 'show_inputs', 'write_report', 'Run', 'data_hash', 'versions', 'device_name', 'parts_of', 'fit',
+           'show_timeline']
 
 # %% ../nbs/01a_training.ipynb #50b0b93d
 import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from hashlib import blake2b
 from importlib import import_module
@@ -35,12 +34,10 @@ from filelock import FileLock, Timeout
 from jinja2 import Template
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import label_ranking_average_precision_score, precision_recall_fscore_support
-from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 from .audio_transforms import seed_transforms
-from .data import best_constant, replacing, split_items
+from .data import replacing, source_weights, split_items
+from .evaluation import Report, _listed, fit_sure, fit_temperature, fit_thresholds, one_hot, temper
 
 # %% ../nbs/01a_training.ipynb #1f79bfce
 class TrainingError(ValueError):
@@ -72,6 +69,8 @@ class Recipe:
     clip:float = 0.                # largest gradient norm; 0: none
     l1:float = 0.                  # penalty on the sum of the weights' sizes, added to the loss
     l2:float = 0.                  # penalty on the sum of their squares; `wd` decays weights beside the loss instead
+    l2_sp:float = 0.               # decay of pretrained weights towards where they started, as a share of the learning rate
+    balance:float = 1.             # items of large groups are drawn less often within their label: 1 not at all, 0 so that groups are drawn alike
     freeze:int = 0                 # first epochs, in which only the body's last group of parameters (the head) learns
     fixed:int = 0                  # first groups of the body's parameters that never learn: cheaper, for nothing flows back to them
     lr_low:float = 1.              # learning rate of the body's first group, as a share of `lr`; in between: geometric
@@ -136,8 +135,8 @@ class Classifier(nn.Module):
         self.body = build(recipe.body, n_out=len(labels))
 
     def forward(self, x):
-        x = self.masks(self.front_end(x))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16): return self.body(x).float()
+        kind, x = x.device.type, self.masks(self.front_end(x))        # features may be a list, of several spectrograms
+        with torch.autocast(kind, torch.bfloat16, enabled=self.bf16): return self.body(x).float()
 
     def groups(self):
         "Lists of parameters from the input to the head, if the body has `groups()`; else one list of all"
@@ -205,6 +204,7 @@ def _described(meta, state):
     clf = Classifier(recipe, labels); clf.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     clf.summary = meta['summary']; clf.eval()
     if not .01 <= clf.temperature <= 100: raise TrainingError('its temperature is none')
+    if not 0 <= clf.sure <= 1: raise TrainingError('its level of being sure is none')
     if not ((clf.thresholds >= 0) & (clf.thresholds <= 1)).all(): raise TrainingError('its thresholds are none')
     with torch.inference_mode(): assert clf(_blank(recipe)).shape == (1, len(labels))
     return clf
@@ -224,13 +224,15 @@ def load_model(path:str) -> Classifier:
 
 # %% ../nbs/01a_training.ipynb #8533a977
 class ItemLoader(DataLoader):
-    "Batches `(x, y)`: x from `store` by index, y float (B, C) from `targets`; order and cuts drawn from `seed(n)`"
-    def __init__(self, store, targets, idxs, bs=32, window=0, train=False, device=None):
+    "Batches `(x, y)`: x from `store` by index, y float (B, C) from `targets`; order and cuts drawn from `seed(n)`, with `weights` as often as they say"
+    def __init__(self, store, targets, idxs, bs=32, window=0, train=False, device=None, weights=None):
         super().__init__(np.asarray(idxs, int), bs=bs, shuffle=train, drop_last=train and len(idxs) > bs, device=device)
-        self.store, self.targets, self.window, self.train = store, targets, window, train
+        self.store, self.targets, self.window, self.train, self.often = store, targets, window, train, weights
         self.seed(0)
 
     def seed(self, n): self.rng, self.cuts = random.Random(n), np.random.default_rng(n)
+
+    def shuffle_fn(self, idxs): return super().shuffle_fn(idxs) if self.often is None else self.rng.choices(idxs, self.often, k=len(idxs))
 
     def create_batches(self, samps):
         for b in chunked((int(self.dataset[i]) for i in samps), self.bs, self.drop_last): yield self.gather(np.array(b))
@@ -401,6 +403,18 @@ def _rates(recipe, n):
     "Learning rates of `n` groups of parameters"
     return recipe.lr if n == 1 else np.geomspace(recipe.lr*recipe.lr_low, recipe.lr, n)
 
+# %% ../nbs/01a_training.ipynb #d279c517
+class L2SP(Callback):
+    "Decay of all but the last group of parameters towards their start, `rate` times the learning rate a step"
+    order = 4                                             # before `EMA`
+    def __init__(self, rate:float=1.): self.rate = rate
+    def after_create(self):                               # a resumed run has not loaded its weights yet
+        self.live = [list(g) for g in self.model.groups()[:-1]]; self.start = [[p.detach().clone() for p in g] for g in self.live]
+    def before_fit(self): self.start = [[s.to(p.device) for s, p in zip(*gs)] for gs in zip(self.start, self.live)]
+    def after_batch(self):
+        if not self.training: return
+        for live, start, h in zip(self.live, self.start, self.opt.hypers): torch._foreach_lerp_([p.data for p in live], start, min(self.rate*h['lr'], 1.))
+
 # %% ../nbs/01a_training.ipynb #3a769227
 OPTIMISERS = {'adam': Adam, 'sgd': partial(SGD, mom=.9), 'rmsprop': partial(RMSProp, mom=.9)}
 
@@ -422,7 +436,7 @@ def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, row
     "A fastai `Learner` for the recipe; with `folder` it leaves a checkpoint there after each epoch"
     loss = _yes_no(recipe.label_smoothing) if recipe.multi_label else partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     cbs = [Augment(recipe), Reseed(seed), History([] if rows is None else rows, recipe.name, progress), *cbs]
-    if len(clf.groups()) > 1: cbs.append(Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats))
+    if len(clf.groups()) > 1: cbs += [Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats), *[L2SP(recipe.l2_sp)]*(recipe.l2_sp > 0)]
     if recipe.clip: cbs.append(GradientClip(recipe.clip))
     if recipe.l1 or recipe.l2: cbs.append(Penalty(recipe.l1, recipe.l2))
     if recipe.schedule == 'plateau': cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
@@ -441,18 +455,6 @@ def window_table(lengths, window:int, hop:int=0) -> tuple:
     starts = [np.minimum(np.arange(0, max(n-window, 0) + hop, hop), max(n-window, 0)) if window else np.zeros(1, int) for n in lengths]
     starts = [np.unique(s) for s in starts]
     return np.repeat(np.arange(len(starts)), [len(s) for s in starts]), np.concatenate(starts) if starts else np.zeros(0, int)
-
-# %% ../nbs/01a_training.ipynb #0255f192
-def temper(probs, temperature:float) -> np.ndarray:
-    "Probabilities (N, C) sharpened (below 1) or softened (above 1): p^(1/temperature), normalised"
-    if temperature == 1: return probs
-    q = np.maximum(probs, 1e-9)**(1/temperature)
-    return q/q.sum(1, keepdims=True)
-
-def fit_temperature(probs, truth) -> float:
-    "The temperature from 1/4 to 4 with which `probs` (N, C) make the true class numbers (N,) most likely"
-    def loss(log_t): return -np.log(temper(probs, math.exp(log_t))[np.arange(len(truth)), truth]).mean()
-    return math.exp(minimize_scalar(loss, bounds=(-math.log(4), math.log(4)), method='bounded').x)
 
 # %% ../nbs/01a_training.ipynb #edecd7e9
 @torch.inference_mode()
@@ -475,136 +477,6 @@ def predict_store(clf:Classifier, store, idxs=None, bs:int=64, progress:bool=Fal
     if pool == 'mean': p = p/np.bincount(item)[:, None]
     return p if clf.recipe.multi_label else temper(p/p.sum(1, keepdims=True), clf.temperature)
 
-
-# %% ../nbs/01a_training.ipynb #c289a9cf
-def calibration_error(conf, right, bins:int=10) -> float:
-    "Expected calibration error: mean gap between confidence and accuracy over `bins` equal bins of confidence"
-    b = np.minimum((np.asarray(conf)*bins).astype(int), bins-1)
-    return float(sum(abs(np.sum(np.where(b == k, conf, 0)) - np.sum(np.where(b == k, right, 0))) for k in range(bins))/max(len(b), 1))
-
-def score(y_true:list, probs:np.ndarray, labels:list) -> dict:
-    "accuracy, n, low, high (Wilson 95 %), macro_f1, constant (best constant answer), ece"
-    pred, n = np.array(labels)[probs.argmax(1)], len(y_true)
-    right = pred == np.array(y_true)
-    low, high = proportion_confint(right.sum(), n, method='wilson')
-    f1 = precision_recall_fscore_support(y_true, pred, average='macro', zero_division=0)[2]
-    return {k: round(float(v), 4) for k,v in dict(accuracy=right.mean(), n=n, low=low, high=high, macro_f1=f1,
-            constant=best_constant(y_true)[1], ece=calibration_error(probs.max(1), right)).items()} | {'n': n}
-
-# %% ../nbs/01a_training.ipynb #f6fc9b17
-def _listed(l): return l if isinstance(l, list) else [l]
-def _levels(thresholds, labels): return np.array([(thresholds or {}).get(l, .5) for l in labels])
-
-def one_hot(
-    y:list,         # a label each, or a list of labels each
-    labels:list,
-) -> np.ndarray:    # bool (N, C)
-    "Which of `labels` each item has"
-    return np.array([[l in own for l in labels] for own in map(_listed, y)], bool).reshape(-1, len(labels))
-
-def fit_thresholds(probs, truth, labels) -> dict:
-    "For each label the threshold with the largest F1 on `probs` (N, C) and `truth` (N, C), halfway to the next probability below; 0.5 where a label never occurs"
-    out = {}
-    for l, p, y in zip(labels, probs.T, truth.T):
-        order = np.argsort(-p); hits = y[order].cumsum(); f1 = 2*hits/(np.arange(len(p))+1+y.sum()); k = int(f1.argmax())
-        out[l] = round(float((p[order[k]] + (p[order[k+1]] if k+1 < len(p) else 0))/2), 4) if y.any() else .5
-    return out
-
-def _constant_f1(truth):
-    "Micro F1 of the best answer that is always the same: the k most frequent labels"
-    n = np.sort(truth.sum(0))[::-1]
-    return (2*n.cumsum()/(len(truth)*(np.arange(len(n))+1) + n.sum())).max()
-
-def score_multi(truth, probs, thresholds:dict=None, labels:list=()) -> dict:
-    "accuracy (the most probable label is a true one), n, low, high (Wilson 95 %), constant; micro_f1, macro_f1, constant_f1 (micro); lrap (label ranking average precision)"
-    said, n = probs >= _levels(thresholds, labels or range(truth.shape[1])), len(truth); right = truth[np.arange(n), probs.argmax(1)]
-    low, high = proportion_confint(right.sum(), n, method='wilson'); f1 = partial(precision_recall_fscore_support, truth, said, zero_division=0)
-    return {k: round(float(v), 4) for k, v in dict(accuracy=right.mean(), n=n, low=low, high=high, micro_f1=f1(average='micro')[2], macro_f1=f1(average='macro')[2],
-            lrap=label_ranking_average_precision_score(truth, probs), constant=truth.mean(0).max(), constant_f1=_constant_f1(truth)).items()} | {'n': n}
-
-# %% ../nbs/01a_training.ipynb #a1bdab9a
-@dataclass
-class Report:
-    "Predictions of one split beside the truth"
-    labels:list
-    items:pd.DataFrame           # path and label, a row an item
-    probs:np.ndarray             # (N, C)
-    name:str = 'test'
-    preview:callable = None      # path -> HTML that lets one hear or see the item
-    thresholds:tuple = None      # of each label, where items have several
-
-    @property
-    def several(self): return len(self.items) > 0 and isinstance(self.items.label.iloc[0], list)
-    @property
-    def truth(self): return one_hot(self.items.label, self.labels)                             # (N, C)
-    @property
-    def metrics(self):
-        return score_multi(self.truth, self.probs, self.thresholds, self.labels) if self.several else score(self.items.label.tolist(), self.probs, self.labels)
-    @property
-    def predicted(self): return np.array(self.labels)[self.probs.argmax(1)]
-    @property
-    def right(self): return self.truth[np.arange(len(self.truth)), self.probs.argmax(1)]
-
-@patch
-def per_class(self:Report) -> pd.DataFrame:
-    "Precision, recall, F1 and number of items of each label"
-    both = dict(y_true=self.truth, y_pred=self.probs >= _levels(self.thresholds, self.labels)) if self.several else dict(y_true=self.items.label, y_pred=self.predicted, labels=self.labels)
-    p, r, f, n = precision_recall_fscore_support(**both, zero_division=0)
-    return pd.DataFrame(dict(precision=p, recall=r, f1=f, n=n), index=self.labels).round(3)
-
-@patch
-def table(self:Report) -> pd.DataFrame:
-    "The figures of `score` as one row"
-    return pd.DataFrame([self.metrics], index=[self.name])
-
-# %% ../nbs/01a_training.ipynb #95ff90b9
-@patch
-def show_confusion(self:Report, ax=None):
-    "Confusion matrix as a heat map: rows true, columns predicted, counts; an item with several labels counts in the row of each"
-    k = len(self.labels); ax = ax or plt.subplots(figsize=(1.5+.42*k, 1+.38*k))[1]
-    m = self.truth.T.astype(int) @ one_hot(self.predicted, self.labels)
-    sns.heatmap(m, annot=k <= 30, fmt='d', cmap='Blues', cbar=False, square=True, ax=ax, linewidths=.5, linecolor='#eee',
-                mask=m == 0, xticklabels=self.labels, yticklabels=self.labels)
-    ax.set(xlabel='predicted', ylabel='true'); ax.set_facecolor('#fbfbfb'); ax.tick_params(length=0)
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha='right')
-    return ax
-
-@patch
-def mistakes(self:Report, k:int=6) -> pd.DataFrame:
-    "The `k` wrong answers given with most confidence: path, label, predicted, prob"
-    t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1).round(3))
-    return t[~self.right].nlargest(k, 'prob')
-
-# %% ../nbs/01a_training.ipynb #1875d5d2
-@patch
-def show_reliability(self:Report, bins:int=10, ax=None):
-    "How often answers are right, by how sure they are, with Wilson intervals; grey: where the items lie; gives the axes"
-    conf, ax = self.probs.max(1), ax or plt.subplots(figsize=(3.8, 3))[1]
-    t = pd.DataFrame(dict(conf=conf, right=self.right)).groupby(np.minimum((conf*bins).astype(int), bins-1)).agg(conf=('conf', 'mean'), right=('right', 'sum'), n=('right', 'size'))
-    low, high = proportion_confint(t.right, t.n, method='wilson'); share = t.right/t.n
-    ax.plot([0, 1], [0, 1], ':', color='grey'); ax.bar((t.index+.5)/bins, t.n/t.n.sum(), 1/bins, color='#ddd'); ax.errorbar(t.conf, share, [share-low, high-share], fmt='o', capsize=2, ms=4)
-    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='stated confidence', ylabel='share that is right'); sns.despine(); return ax
-
-# %% ../nbs/01a_training.ipynb #f99a7941
-def fit_sure(probs, right, lost:float=.05) -> float:
-    "The confidence below which the share `lost` of the right answers lies"
-    return round(float(np.quantile(probs.max(1)[right], lost)), 4) if right.any() else 0.
-
-def refusals(
-    report:Report,
-    foreign:np.ndarray,      # probabilities (M, C) for things that have none of the labels
-    levels:tuple=(.3, .5, .7, .9),
-) -> pd.DataFrame:
-    "A row a level of confidence: the share of right answers, of wrong ones and of foreign things that lie below it"
-    conf = report.probs.max(1); of = dict(right=conf[report.right], wrong=conf[~report.right], foreign=foreign.max(1))
-    return pd.DataFrame({k: [float((c < l).mean()) if len(c) else np.nan for l in levels] for k, c in of.items()}, index=pd.Index(levels, name='not sure below')).round(3)
-
-# %% ../nbs/01a_training.ipynb #2c775e2a
-@patch
-def errors(self:Report) -> dict:
-    "`of`: number of items of each label; `wrong`: a row (name, label, predicted) for each wrong answer"
-    t = self.items.assign(predicted=self.predicted, name=[Path(p).stem for p in self.items.path])[~self.right]
-    return dict(of={l: int(n) for l, n in self.items.label.explode().value_counts().sort_index().items()}, wrong=t[['name', 'label', 'predicted']].to_numpy().tolist())
 
 # %% ../nbs/01a_training.ipynb #bed843b1
 def show_curves(rows:list, axs=None):
@@ -705,13 +577,15 @@ def data_hash(items:pd.DataFrame, store) -> str:
     return blake2b((store.digest + items[['label', 'split']].to_csv(index=False)).encode(), digest_size=8).hexdigest()
 
 def versions() -> dict:
-    "Versions that decide figures"
+    "Versions that decide figures; `code` is a digest of this package's source, which changes more often than its version"
     import fastai, instruments_nbdev
-    return dict(python=platform.python_version(), torch=torch.__version__, fastai=fastai.__version__, instruments_nbdev=instruments_nbdev.__version__)
+    source = b''.join(p.read_bytes() for p in sorted(Path(instruments_nbdev.__file__).parent.glob('*.py')))
+    return dict(python=platform.python_version(), torch=torch.__version__, fastai=fastai.__version__, instruments_nbdev=instruments_nbdev.__version__, code=blake2b(source, digest_size=6).hexdigest())
 
 def device_name() -> str:
     "The accelerator's name, or processor type and number of cores"
     if torch.cuda.is_available(): return torch.cuda.get_device_name()
+    if torch.backends.mps.is_available(): return f'{platform.machine()} MPS'
     return f'{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads'
 
 # %% ../nbs/01a_training.ipynb #6a2e1de5
@@ -752,7 +626,8 @@ def _started(clf):
 
 def _loaders(recipe, items, store, labels):
     y = torch.from_numpy(one_hot(items.label, labels)).float()
-    def part(s): return ItemLoader(store, y, np.flatnonzero(items.split == s), recipe.bs, recipe.window, s == 'train', default_device())
+    often = source_weights(items[items.split == 'train'], recipe.balance) if recipe.balance < 1 else None
+    def part(s): return ItemLoader(store, y, np.flatnonzero(items.split == s), recipe.bs, recipe.window, s == 'train', default_device(), often if s == 'train' else None)
     dls = DataLoaders(part('train'), part('valid'), device=default_device())
     if not len(dls[0].dataset): raise TrainingError(f'recipe {recipe.name}: no training items')
     return dls
@@ -760,6 +635,7 @@ def _loaders(recipe, items, store, labels):
 def _resume(learn, path):
     "Puts what a killed run had reached back into `learn`; gives the number of epochs done"
     if not path.exists(): return 0
+    learn.model.to(default_device())                  # the average is copied from it, and must lie beside it
     ck = torch.load(path, weights_only=True, map_location=default_device())
     learn.model.load_state_dict(ck['model']); learn.create_opt(); learn.opt.load_state_dict(ck['opt']); learn.history.rows[:] = ck['rows']
     if ck['ema']: learn.ema.before_fit(); learn.ema.avg.load_state_dict(ck['ema'])
@@ -792,6 +668,11 @@ def _predictions(clf, items, store, progress):
     return pd.concat([t.reset_index(drop=True), pd.DataFrame(p.round(5), columns=['p:'+l for l in clf.labels])], axis=1)
 
 # %% ../nbs/01a_training.ipynb #6e08823b
+def parts_of(recipe:Recipe, items:pd.DataFrame, fold:int=None, seed:int=0) -> pd.DataFrame:
+    "The items that `fit` uses, with `split`: all train with fold 0, as given where there is a `split` and no fold, else as the recipe says"
+    if fold == 0: return items.assign(split='train')
+    return split_items(items, recipe.split, fold=fold or 1, seed=seed) if fold or 'split' not in items else items
+
 def fit(recipe:Recipe,
         items:pd.DataFrame,    # path, label, …; with `split`, or with `fold` for `recipe.split`
         fold:int=None,         # which fold is tested; 0: none, everything is trained on
@@ -805,10 +686,9 @@ def fit(recipe:Recipe,
        ) -> Run:
     "Trains, saves, evaluates and reports; `TrainingError` or the store's error in one sentence"
     out = Path(out or f'runs/{recipe.name}-fold{fold or 0}-seed{seed}')
-    if fold == 0: items = items.assign(split='train')
-    elif fold or 'split' not in items: items = split_items(items, recipe.split, fold=fold or 1, seed=seed)
+    items = parts_of(recipe, items, fold, seed)
     if recipe.multi_label: items = items.assign(label=items.label.map(_listed))
-    items, labels = items.reset_index(drop=True), sorted(items.label.explode().unique())
+    items, labels = items.reset_index(drop=True), sorted(items.label.explode().dropna().unique())
     torch.manual_seed(seed); clf = _started(Classifier(recipe, labels))      # first: missing weights are said before anything is decoded
     store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
     plan = dict(recipe=asdict(recipe), seed=seed, data_hash=data_hash(items, store))
@@ -827,7 +707,7 @@ def _calibrated(clf, items, store):
 
 def _finish(work, clf, items, store, record, progress):
     "Model file, predictions, record and page into `work`"
-    set_speed(clf); clf.summary = dict(seed=record['seed'], data_hash=record['data_hash']) | _calibrated(clf, items, store)
+    set_speed(clf.eval()); clf.summary = dict(seed=record['seed'], data_hash=record['data_hash']) | _calibrated(clf, items, store)
     f = save_model(clf, work/'model.safetensors'); clf = load_model(f).to(default_device())
     t = time.time(); pred = _predictions(clf, items, store, progress); record['items_per_second'] = round(len(pred)/(time.time()-t), 1)
     reports = [Report(clf.labels, t, t.filter(regex='^p:').to_numpy(), s, getattr(store, 'html', None), clf.summary.get('thresholds')) for s,t in pred.groupby('split', sort=False)]
@@ -839,19 +719,20 @@ def _finish(work, clf, items, store, record, progress):
 # %% ../nbs/01a_training.ipynb #7b764bef
 @patch
 def predict_paths(self:Classifier, paths:list, progress:bool=False) -> pd.DataFrame:
-    "A row a file: path, label, prob, error, then a column `p:label` each; a bad file has an empty label and its error"
+    "A row a file: path, label (the most probable), with several labels an item also `labels` (all from their thresholds on), prob, error, then a column `p:label` each; a bad file has an empty label and its error"
     chunks = [self._predict_chunk(list(c)) for c in tqdm(list(chunked(paths, 256)), disable=not progress, unit='files', unit_scale=256)]
     return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=['path', 'label', 'prob', 'error'])
 
 @patch
 def _predict_chunk(self:Classifier, paths):
-    with tempfile.TemporaryDirectory() as tmp:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         store = build(self.recipe.store, paths=[str(p) for p in paths], cache=tmp, skip_broken=True, progress=False)
         good = np.array([i for i,p in enumerate(paths) if str(p) not in store.broken], int)
         probs = np.full((len(paths), len(self.labels)), np.nan)
         if len(good): probs[good] = predict_store(self, store, good)
         t = pd.DataFrame(dict(path=[str(p) for p in paths], label='', prob=np.nan, error=[store.broken.get(str(p), '') for p in paths]))
     t.loc[good, 'label'], t.loc[good, 'prob'] = np.array(self.labels)[probs[good].argmax(1)] if len(good) else [], probs[good].max(1)
+    if self.recipe.multi_label: t.insert(2, 'labels', ['|'.join(l for l, a, b in zip(self.labels, p, self.thresholds) if a >= b) for p in probs])
     return pd.concat([t, pd.DataFrame(probs, columns=['p:'+l for l in self.labels])], axis=1)
 
 @patch
@@ -869,10 +750,11 @@ def timeline(self:Classifier,
 ) -> pd.DataFrame:
     "A row a window: start and end in seconds, a column of probabilities a label; `TrainingError` names a file that cannot be read"
     if not self.recipe.window: raise TrainingError(f'{path}: a timeline is for sounds, and this model reads photos')
-    with tempfile.TemporaryDirectory() as tmp:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         store = build(self.recipe.store, paths=[str(path)], cache=tmp, skip_broken=True, progress=False)
         if store.broken: raise TrainingError(f'{path} {store.broken[str(path)]}')
         _, start, p = window_probs(self, store, np.zeros(1, int), max(int((hop or 0)*store.sr), 0)); end = store.lengths[0]/store.sr
+        if not self.recipe.multi_label: p = temper(p, self.temperature)
     start = start/store.sr
     return pd.concat([pd.DataFrame(dict(start=start, end=np.minimum(start + self.recipe.window/store.sr, end))), pd.DataFrame(p, columns=self.labels)], axis=1).round(4)
 

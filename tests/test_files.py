@@ -94,13 +94,13 @@ WRONG = {
     (*BODY, 0): [None, 'os.system', 'training.os', 'training.fit', '../evil'],
     (*BODY, 1): [None, [1], {}, dict(x=1)],
     (*BODY, 1, 'n_in'): [None, 31, -1, 2**23, 10**12],
-    FRONT: [None, 3, [], ['training.score', {}]],
+    FRONT: [None, 3, [], ['training.fit', {}]],
     (*FRONT, 1, 'n_mels'): [None, 'x', -1, 0, 40, 2**15, 10**12],
     (*FRONT, 1, 'n_fft'): ['x', -1, 0, 2**26, 2**40],
     (*FRONT, 1, 'hop_length'): [0, -5],
     (*FRONT, 1, 'sr'): ['x', 0, 10**400],
     (*FRONT, 1, 'mel_scale'): ['x', 7],
-    ('recipe', 'augment_features'): [3, [['training.score', {}]]],
+    ('recipe', 'augment_features'): [3, [['training.fit', {}]]],
     ('recipe', 'window'): [None, 'x', -1, .5, 2**26, 10**12],
     (*STORE, 0): [None, 'os.system', 'training.fit']}
 WRONG = [(keys, value) for keys, values in WRONG.items() for value in values]
