@@ -38,9 +38,9 @@ def until_done(out, train_with, most=40):
 
 def test_killed_before_every_change_to_the_disk(tiny, items, tmp_path):
     "The first process dies before its first change, the next before its second, and so on"
-    unbroken, broken = tmp_path/'a/run', tmp_path/'b/run'
-    assert run(train, tiny, items, unbroken) == 0 and whole(unbroken)
-    kills = until_done(broken, lambda n: (tiny, items, broken, (dies_before, n, broken.parent)))
+    recipe, unbroken, broken = replace(tiny, calibrate=True), tmp_path/'a/run', tmp_path/'b/run'
+    assert run(train, recipe, items, unbroken) == 0 and whole(unbroken)
+    kills = until_done(broken, lambda n: (recipe, items, broken, (dies_before, n, broken.parent)))
     print(f'{kills} kills'); assert kills > 12
     same_run(unbroken, broken)
 
