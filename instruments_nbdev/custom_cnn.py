@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'PhotoError', 'decode_photo',
-           'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix', 'Photo',
-           'ConvBlock', 'CustomCNN', 'show_maps', 'show_mistakes', 'grad_cam', 'show_cam']
+           'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix',
+           'PhotoBackground', 'PhotoDrawing', 'Photo', 'ConvBlock', 'CustomCNN', 'show_maps', 'show_mistakes',
+           'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math, warnings
@@ -218,6 +219,31 @@ class PhotoMix(nn.Module):
         p:float=.5,        # chance that a batch is mixed
     ): super().__init__(); self.ways, self.p = (v2.CutMix(alpha=cutmix), v2.MixUp(alpha=mixup)), p
     def forward(self, x, y): return self.ways[int(torch.rand(()) < .5)](x, y) if self.training and torch.rand(()) < self.p else (x, y)
+
+# %% ../nbs/02_custom_cnn.ipynb #9e7eeb9e
+def _blur(x, k=9): return F.avg_pool2d(F.pad(x, (k//2,)*4, mode='replicate'), k, 1)
+
+class PhotoBackground(RandomTransform):
+    "Photos (B, 3, H, W) whose edges have one colour before something else: the middle of another photo, blown up, or another colour; as floats"
+    def draw(self, x):
+        n = len(x); i, colour = torch.randint(n, (n,), generator=self.gen), torch.rand(n, 3, 1, 1, generator=self.gen)
+        return self.uniform(n, 0, 1) < self.p, i, torch.where(self.uniform(n, 0, 1).view(-1, 1, 1, 1) < .3, colour, math.nan)
+    def transform(self, x, which, other, colour):
+        x = _unit(x).clone(); edge = torch.cat([x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]], 2); plain = edge.median(2, keepdim=True).values
+        i = ((((edge-plain).abs().amax(1) < .08).float().mean(1) > .75) & which.to(x.device)).nonzero()[:, 0]; third = x.shape[-1]//3
+        if not len(i): return x
+        thing = ((x[i]-plain[i, ..., None]).abs().amax(1, keepdim=True)*10 - .5).clamp(0, 1); colour, middle = colour.to(x)[i], x[other.to(x.device)[i], :, third:-third, third:-third]
+        new = torch.where(colour.isnan(), F.interpolate(middle, x.shape[2:], mode='bilinear'), colour); x[i] = torch.lerp(new, x[i], _blur(thing, 3))
+        return x
+
+class PhotoDrawing(RandomTransform):
+    "Photos (B, 3, H, W) as drawings: ink on white, ink on flat colours, or chalk on black; as floats"
+    def draw(self, x): return torch.where(self.uniform(len(x), 0, 1) < self.p, torch.randint(3, (len(x),), generator=self.gen), -1), self.uniform(len(x), 1, 5)
+    def transform(self, x, kind, strength):
+        x = _unit(x).clone(); i = (kind >= 0).nonzero()[:, 0].to(x.device); kind = kind.to(x.device)[i].view(-1, 1, 1, 1)
+        if not len(i): return x
+        grey = x[i].mean(1, keepdim=True); ink = (grey/_blur(grey).clamp(min=.02)).clamp(max=1)**strength.to(x)[i].view(-1, 1, 1, 1)
+        x[i] = torch.where(kind == 0, ink.expand(-1, 3, -1, -1), torch.where(kind == 1, ink*(_blur(x[i], 5)*4).round()/4, 1-ink)); return x
 
 # %% ../nbs/02_custom_cnn.ipynb #66fb36e7
 class Photo(nn.Module):

@@ -310,10 +310,11 @@ add_recipe(replace(_S4, name='irmas-model2', about='Source S4, model 2: three ST
 add_recipe(replace(_S4, name='irmas-multistft-mn', about='Model 2.3 with three mn04 from AudioSet as branches', weights='audioset',
     body=('irmas_multistft.MultiBranch', dict(branch='mn', hidden=(512,))), keep_stats=True))
 
-add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, gently fine-tuned on mixtures; irmas_notes, no source on both sides: 80 % or more (frozen: 74.9 %)',
-    data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', {}), weights='audioset',
+_AUDIOSET = dict(cel=193, cla=198, flu=196, gac=143, gel=141, org=155, pia=153, sax=197, tru=187, vio=191, voi=27)   # its numbers of the eleven instruments
+add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, its instruments as the head to begin with, gently fine-tuned on mixtures; irmas_notes, no source on both sides',
+    data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()))), weights='audioset',
     augment=(*_RING, ('irmas_multistft.Speed', {}), ('irmas_multistft.Colour', {}), ('irmas_multistft.Room', {}), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.3))),
-    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=20, freeze=6, keep_stats=True, bs=32, lr=5e-3, lr_low=1e-3, wd=.01, ema=.98, half=True));
+    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=20, freeze=6, fixed=1, keep_stats=True, balance=.5, bs=32, lr=5e-3, lr_low=1e-2, l2_sp=.3, wd=.01, ema=.98, half=True));
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8770a5f
 def ablations(recipe:Recipe) -> dict:

@@ -75,16 +75,18 @@ class MN(MobileNetV3):
     def __init__(self,
         width:float=.4,      # of all layers; mn04 is 0.4
         dropout:float=.2,    # before the last layer
+        start:tuple=(),      # numbers of AudioSet's classes from whose rows the last layer starts, one a label; with other labels it starts from random numbers
         n_out:int=527,
     ):
         settings, last = _mobilenet_v3_conf('mobilenet_v3_large', width_mult=width)
         block = partial(InvertedResidual, se_layer=partial(SqueezeExcitation, scale_activation=nn.Sigmoid))
-        super().__init__(settings, last, n_out, block, partial(nn.BatchNorm2d, eps=1e-3, momentum=.01), dropout)
+        super().__init__(settings, last, n_out, block, partial(nn.BatchNorm2d, eps=1e-3, momentum=.01), dropout); self.start = list(start)
         self.features[0][0] = nn.Conv2d(1, self.features[0][0].out_channels, 3, 2, 1, bias=False)
     def forward(self, x): return super().forward(x[:, None])
     def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), list(self.classifier[-1].parameters())]
     def load_weights(self, name):
         state = _mn_names(read_weights(weights_file(name))[0])
+        if len(self.start) == len(self.classifier[-1].bias): state |= {k: state[k][self.start] for k in ('classifier.3.weight', 'classifier.3.bias')}
         _load(self, state, name, () if state['classifier.3.bias'].shape == self.classifier[-1].bias.shape else ('classifier.3.',))
 
 def _groups(module, n=4):
