@@ -224,10 +224,10 @@ def _wave_svg(n=48):
 _BANNER = f'<div class="banner">{_wave_svg()}<h1>What do you hear? What do you see?</h1><p>Drop a sound or a photo, or record one. A small model on this machine says what it is, and shows why. Nothing is sent anywhere, and nothing is kept.</p></div>'
 _HINT = '<div class="hint"><b>Nothing here yet</b>The answer will stand here: labels with how sure the model is of them, and pictures of what it heard or saw.</div>'
 
-# %% ../nbs/06a_demo.ipynb #83f03937
+# %% ../nbs/06a_demo.ipynb #2fe52249
 def _gradio():
     "The module, or one sentence"
-    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1')
+    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1', GRADIO_VIBE_MODE='')
     try: import gradio
     except ImportError: raise DataError('the page needs Gradio, which is not installed: pip install "instruments_nbdev[demo]"') from None
     return gradio
@@ -238,7 +238,9 @@ def respond(model:str, file:str=None, mic:str=None) -> str:
     said = answer(model, path); player = f'<audio controls preload="none" src="gradio_api/file={quote(file)}"></audio>' if file and 'Waveform and spectrogram' in said[1] else ''
     return result_html(*said, Path(path).name if file else 'your recording', player)
 
-# %% ../nbs/06a_demo.ipynb #8a19650c
+# %% ../nbs/06a_demo.ipynb #c0e44aca
+_KEPT = (60, 600)   # seconds: how often old files are looked for, and how old they may get
+
 def _choices(model): return list(dict.fromkeys([*([str(model)] if model else []), *bundled()]))
 
 def _inputs(gr, names):
@@ -252,7 +254,7 @@ def _inputs(gr, names):
 def page(model=None):
     "The Gradio page, not yet served; `model` is chosen at first"
     gr = _gradio(); one = dict(api_visibility='private', show_progress='minimal')
-    with gr.Blocks(title='What is this?', analytics_enabled=False, delete_cache=(60, 600)) as p:
+    with gr.Blocks(title='What is this?', analytics_enabled=False, delete_cache=_KEPT) as p:
         gr.HTML(_BANNER, padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=300): m, about, file, mic = _inputs(gr, _choices(model))

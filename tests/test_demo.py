@@ -24,6 +24,15 @@ EAR = Recipe('tiny-sounds', store=('audio_transforms.sound_store', dict(sr=16000
              body=('custom_cnn.SoundCNN', dict(n_mels=48, widths=(8, 16), groups=1, dropout=0.)))
 EYE = Recipe('tiny-photos', data='instruments30', split='official', window=0, store=('custom_cnn.photo_store', dict(size=112)), lr=1e-2, epochs=12, bs=8, label_smoothing=.1,
              front_end=('custom_cnn.Photo', dict(size=64)), body=('custom_cnn.CustomCNN', dict(channels=(8, 16, 32), residual=True, stem=2, head=0, dropout=(0., 0.), head_dropout=0.)))
+ODD = ['${1+1}', '{{6*7}}', '<img src=x onerror=alert(1)>', 'dog\u202egod']   # labels of a stranger's model
+
+# In front of the command: whatever it asks of another machine is written down
+WATCH = '''import pathlib, sys
+def hook(event, args):
+    if event in ('socket.connect', 'socket.getaddrinfo') and not any(h in repr(args) for h in ("'127.0.0.1'", "'localhost'")): pathlib.Path(__file__).with_name('outside').open('a').write(repr(args) + '\\n')
+sys.addaudithook(hook)
+from instruments_nbdev.demo import instruments_demo
+sys.exit(instruments_demo())'''
 
 def rightly(run):
     "The test item that the model is most surely right about: path and label"
@@ -37,6 +46,7 @@ def own(home):
     ear = fit(EAR, esc50.items(esc50.synthesize(d, classes=KINDS, clips_per_fold=8, seconds=2., sr=16000)), fold=1, out=d/'ear', **quick)
     eye = fit(EYE, instruments30.items(instruments30.synthesize(d, classes=['banjo', 'drums', 'violin'], train=16, valid=8, test=4, px=112)), out=d/'eye', **quick)
     level = load_model(ear.path/'model.safetensors'); level.summary['sure'] = .7; save_model(level, ear.path/'model.safetensors')   # too few clips to fit one
+    level.labels = ODD; save_model(level, d/'odd.safetensors')
     clip = lambda k: sf.read(next(p for p, l in zip(ear.predictions.path, ear.predictions.label) if l == k))[0]
     sf.write(d/'four parts.wav', np.concatenate([clip('dog'), clip('church_bells'), clip('chirping_birds'), np.zeros(16000), clip('keyboard_typing')]), 16000)
     sf.write(d/'silence.wav', np.zeros(16000), 16000); (d/'broken.wav').write_bytes(b'RIFF' + bytes(200))
@@ -45,7 +55,7 @@ def own(home):
 
 def started(folder, cwd, *args):
     "The command as a process in `cwd`, with its temporary files in `folder`, and the address that it prints"
-    script = folder/'instruments_demo.py'; script.write_text('import sys\nfrom instruments_nbdev.demo import instruments_demo\nsys.exit(instruments_demo())')
+    script = folder/'instruments_demo.py'; script.write_text(WATCH)
     (folder/'tmp').mkdir(); env = dict(os.environ, TMPDIR=str(folder/'tmp'), GRADIO_SERVER_NAME='0.0.0.0')     # which must not count
     p = subprocess.Popen([sys.executable, script, *map(str, args)], stdout=subprocess.PIPE, text=True, env=env, cwd=cwd)
     late = threading.Timer(300, p.kill); late.start(); line = p.stdout.readline(); late.cancel()
@@ -59,6 +69,7 @@ def address(own, tmp_path_factory):
     yield url
     files = [f for f in (folder/'tmp').rglob('*') if f.is_file()]; p.send_signal(signal.SIGINT)
     assert p.wait(30) == 0 and not list((folder/'tmp').glob('instruments_demo-*'))
+    assert not (folder/'outside').exists(), (folder/'outside').read_text()
     assert any(f.name == Path(own.sound.path).name for f in files) or not files    # the check above was of something, where a file was sent
 
 @pytest.fixture(scope='module')
@@ -94,7 +105,7 @@ def fits(page): return page.evaluate('document.documentElement.scrollWidth <= wi
 def shot(page, name):
     "A picture for the docs, where they are asked for"
     if not SHOTS: return
-    page.screenshot(path=(f := Path(SHOTS)/f'{name}.png'), full_page=True); Image.open(f).convert('RGB').quantize(128, dither=Image.Dither.NONE).save(f, optimize=True)
+    page.set_viewport_size(page.viewport_size | dict(height=400)); page.screenshot(path=(f := Path(SHOTS)/f'{name}.png'), full_page=True); Image.open(f).convert('RGB').quantize(256).save(f, optimize=True)
 
 def test_a_sound(page, own):
     give(page, own.sound.path); says(page, own.sound.label.replace('_', ' ')); api.expect(page.locator('.result figure')).to_have_count(2)
@@ -106,6 +117,12 @@ def test_a_photo_and_another_model(page, own):
     give(page, own.photo.path); says(page, 'is a photo, but this model takes sounds')
     choose(page, 'eye'); says(page, f'^{own.photo.label} '); assert drawn(page) == [True] and 'photos' in page.locator('.model').inner_text(); shot(page, 'demo-photo')
     choose(page, 'nowhere'); says(page, 'nowhere: no such model file')
+
+def test_labels_of_a_stranger(page, own):
+    "They are shown as they are, and nothing of them runs"
+    choose(page, 'odd.safetensors'); api.expect(page.locator('.model li')).to_have_count(4)
+    give(page, own.sound.path); api.expect(page.locator('.answer li')).to_have_count(4)
+    for names in (page.locator('.model li'), page.locator('.answer li span')): assert sorted(names.all_text_contents()) == sorted(ODD)
 
 @pytest.mark.parametrize('name, text', [('silence.wav', 'silence.wav is silent'), ('broken.wav', 'broken.wav cannot be decoded')])
 def test_what_cannot_be_answered(page, own, name, text):
