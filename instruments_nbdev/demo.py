@@ -238,7 +238,7 @@ def respond(model:str, file:str=None, mic:str=None) -> str:
     said = answer(model, path); player = f'<audio controls preload="none" src="gradio_api/file={quote(file)}"></audio>' if file and 'Waveform and spectrogram' in said[1] else ''
     return result_html(*said, Path(path).name if file else 'your recording', player)
 
-# %% ../nbs/06a_demo.ipynb #c0e44aca
+# %% ../nbs/06a_demo.ipynb #907733cb
 _KEPT = (60, 600)   # seconds: how often old files are looked for, and how old they may get
 
 def _choices(model): return list(dict.fromkeys([*([str(model)] if model else []), *bundled()]))
@@ -253,7 +253,7 @@ def _inputs(gr, names):
 
 def page(model=None):
     "The Gradio page, not yet served; `model` is chosen at first"
-    gr = _gradio(); one = dict(api_visibility='private', show_progress='minimal')
+    gr = _gradio(); one = dict(api_visibility='private', show_progress='minimal', concurrency_limit=1, concurrency_id='answer')    # pyplot draws in one thread at a time
     with gr.Blocks(title='What is this?', analytics_enabled=False, delete_cache=_KEPT) as p:
         gr.HTML(_BANNER, padding=False)
         with gr.Row():
