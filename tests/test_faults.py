@@ -10,8 +10,8 @@ import instruments_nbdev.training as T
 import malformed
 from instruments_nbdev.data import instruments30
 from instruments_nbdev.training import Recipe, Run, TrainingError, fit, load_model
-from processes import CTX, KILLED, as_script, dies_writing, end, limit_memory, run, start, train
-from test_resume import RECIPES, record, same_run, whole
+from processes import CTX, KILLED, as_script, end, limit_memory, run, start, train
+from test_resume import RECIPES, same_run, whole
 from test_store import build, right
 
 def said(cwd):
@@ -26,12 +26,13 @@ def contents(d): return {p: hashlib.md5(p.read_bytes()).hexdigest() for p in sor
 
 def test_killed_at_ten_random_moments(tiny, items, tmp_path, counts):
     "Killed and resumed until there were ten kills, in a new folder each time that a run gets through between them"
-    recipe = replace(tiny, epochs=8, ema=.9, save_best=True, **RECIPES['augmented']); rng, begun, kills, runs = random.Random(0), CTX.Event(), 0, 1
-    p = start(train, recipe, items, tmp_path/'unbroken', begun=begun); assert begun.wait(60); t = time.time(); assert end(p) == 0; longest = time.time()-t
+    recipe = replace(tiny, epochs=8, ema=.9, save_best=True, **RECIPES['augmented'])
+    rng, begun, kills, runs = random.Random(0), CTX.Event(), 0, 1
+    def begin(out): begun.clear(); p = start(train, recipe, items, out, begun=begun); assert begun.wait(60); return p
+    p, t = begin(tmp_path/'unbroken'), time.time(); assert end(p) == 0; longest = time.time()-t
     for _ in range(40):
-        begun.clear(); p = start(train, recipe, items, out := tmp_path/f'run{runs}', begun=begun); assert begun.wait(60)
-        time.sleep(rng.uniform(0, .4*longest)); p.kill(); kills += end(p) == KILLED
-        if whole(out): runs += 1
+        p = begin(out := tmp_path/f'run{runs}'); time.sleep(rng.uniform(0, .4*longest)); p.kill(); kills += end(p) == KILLED
+        runs += whole(out)
         if kills == 10: break
     assert kills == 10
     if not whole(tmp_path/f'run{runs}'): assert run(train, recipe, items, tmp_path/f'run{runs}') == 0
@@ -78,21 +79,24 @@ def test_training_on_a_full_disk(disk, tiny, esc, tmp_path, counts):
     "An earlier run stays as it was; the next one is there in the end, once there is room, and the same as anywhere"
     args = '--data', esc, '--resume', '--out'; before, out = disk.path/'before', disk.path/'run'
     for d in (tmp_path/'alone', before): assert run(train_command, tmp_path, tiny, *args, d) == 0
+    old = contents(before)
     def failed(): no_space(tmp_path, 'instruments_train', disk.path); assert not out.exists() and contents(before) == old
-    old = contents(before); n = full_until_done(disk, lambda: run(train_command, tmp_path, tiny, *args, out), failed)
+    n = full_until_done(disk, lambda: run(train_command, tmp_path, tiny, *args, out), failed)
     disk.fill(0); assert run(train_command, tmp_path, tiny, *args, disk.path/'other') == 2; no_space(tmp_path, 'instruments_train', disk.path)
     disk.fill(); assert run(train_command, tmp_path, tiny, *args, disk.path/'other') == 0
     assert contents(before) == old and n > 2
-    for d in (before, out, disk.path/'other'): same_weights(tmp_path/'alone', d)
+    for d in (before, out, disk.path/'other'): same_run(tmp_path/'alone', d)
     counts(f'{n+1} trainings on a full disk: one sentence each, earlier runs untouched, then resumed')
 
-def same_weights(a, b): x, y = (load_model(d/'model.safetensors').state_dict() for d in (a, b)); assert all(x[k].equal(y[k]) for k in x)
 
 def test_building_a_store_on_a_full_disk(disk, tiny, esc, items, tmp_path, counts):
+    "Half of it is taken away again, and never taken for a store"
     args = '--data', esc, '--out', tmp_path/'run'
-    def failed(): no_space(tmp_path, 'instruments_train', disk.path); assert not [*disk.path.rglob('*.i16'), *tmp_path.glob('run*')] or not (tmp_path/'run').exists()
+    def failed():
+        no_space(tmp_path, 'instruments_train', disk.path)
+        assert not [*disk.path.rglob('*.tmp'), *disk.path.rglob('*.json')] and not (tmp_path/'run').exists()
     n = full_until_done(disk, lambda: run(train_command, tmp_path, tiny, *args, cache=disk.path), failed, (0, 64, 512, 1024, 3000)); assert n > 2
-    assert run(build, (paths := items.path.tolist()[:50]), disk.path) == 0; right(paths, disk.path, 2)
+    right(items.path.tolist(), disk.path); assert whole(tmp_path/'run')
     counts(f'{n} stores on a full disk: one sentence each, then built')
 
 @pytest.mark.parametrize('most', [500, 2_000, 8_000])
@@ -109,7 +113,9 @@ def predict_command(cwd, *args, temp=None):
 def test_predicting_on_a_full_disk(disk, model, esc, tmp_path, counts):
     "A table that was there before stays, and there is never half a one"
     csv = disk.path/'out.csv'; csv.write_text('an older table'); args = model, esc, '--csv', csv
-    def failed(): no_space(tmp_path, 'instruments_predict', csv); assert csv.read_text() == 'an older table' and sorted(os.listdir(disk.path)) == ['ballast', 'out.csv']
+    def failed():
+        no_space(tmp_path, 'instruments_predict', csv)
+        assert csv.read_text() == 'an older table' and sorted(os.listdir(disk.path)) == ['ballast', 'out.csv']
     n = full_until_done(disk, lambda: run(predict_command, tmp_path, *args), failed); assert n > 1 and len(pd.read_csv(csv)) == 100
     disk.fill(100); assert run(predict_command, tmp_path, model, esc, temp=disk.path) == 2; no_space(tmp_path, 'instruments_predict', disk.path)
     counts(f'{n+1} predictions on a full disk: one sentence each, the older table untouched')
@@ -154,50 +160,53 @@ def test_half_a_store(items, tmp_path, counts):
 
 # Files from anywhere
 
-def labels_of(cwd, model, *folders):
-    "`instruments_predict` on two cores, in a process that may use little more memory than it has; its peak in MB goes into a file"
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024   # MB
+
+def labels_of(cwd, model, folder):
+    "`instruments_predict` on two cores, with little more memory than this process has; the most that it took goes into a file"
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2]); limit_memory(3*2**29); begin = peak()
-    try: as_script(cwd, 'instruments_predict', model, *folders)
+    try: as_script(cwd, 'instruments_predict', model, folder)
     finally: (cwd/'peak').write_text(str(peak()-begin))
 
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024
-
 @pytest.fixture
-def photo_model(tmp_path):
-    "A model of photos, and good photos"
+def photos(tmp_path):
+    "A model of photos, and a few that it has learned from"
     classes = instruments30.classes[:3]; root = instruments30.synthesize(tmp_path, classes=classes, train=4, valid=1, test=1, px=48)
     recipe = Recipe('tiny-photos', window=0, store=('custom_cnn.photo_store', dict(size=32)), front_end=('custom_cnn.Photo', dict(size=32)),
-                    body=('custom_cnn.CustomCNN', dict(channels=(8, 16), head=0)), epochs=3, bs=4, split='official')
-    items = instruments30.items(root, classes=classes); return fit(recipe, items, out=tmp_path/'photos-run', speed={}, progress=False).path, items.path.tolist()[:6]
+                    body=('custom_cnn.CustomCNN', dict(channels=(8, 16), head=0)), epochs=20, bs=4, lr=1e-2, split='official')
+    items = instruments30.items(root, classes=classes); run = fit(recipe, items, out=tmp_path/'photos-run', speed={}, progress=False)
+    return run.path/'model.safetensors', items[items.split == 'train'].path.tolist()[::2]
+
+def mixed(folder, make, trace, good):
+    "A folder of malformed files with good ones among them; gives the names of both"
+    names, beside = make(folder, trace), [f'good {i}{Path(p).suffix}' for i, p in enumerate(good)]
+    for p, name in zip(good, beside): shutil.copy(p, folder/name)
+    return [s.replace('\n', r'\n') for s in names], beside
+
+def lines_of(cwd, folder):
+    "What was said of each file below a folder: one line each"
+    lines = [l.removeprefix(f'{folder}/').split(': ', 1) for l in said(cwd).out.split('\n')[:-1]]
+    assert all(len(l) == 2 and 3 < len(l[1]) < 150 for l in lines) and len(dict(lines)) == len(lines), lines
+    return dict(lines)
 
 ANSWER = re.compile(r'(?:not sure, perhaps )?(.+) \((\d+) %\)')
 
-def lines_of(cwd, folder):
-    "File names and what was said of them: a line each"
-    lines = [l.removeprefix(f'{folder}/').split(': ', 1) for l in said(cwd).out.split('\n')[:-1]]
-    assert all(len(l) == 2 and 3 < len(l[1]) < 150 for l in lines), lines
-    return dict(lines), len(lines)
-
-def tried(cwd, folder, names, good, model):
-    "How many were refused and answered; the good ones beside them are answered as they are alone"
-    t, n = lines_of(cwd, folder); names = [s.replace('\n', r'\n') for s in names]
-    assert n == len(t) and sorted(t) == sorted([*names, *good]), 'one line for each file, and no other'
-    for name, row in zip(good, load_model(model).predict_paths([folder/g for g in good]).itertuples()):
-        label, share = ANSWER.fullmatch(t[name]).groups(); assert label == row.label and abs(int(share) - 100*row.prob) <= 1
-    answered = sum(bool(ANSWER.fullmatch(t[name])) for name in names); return len(names)-answered, answered
+def refused(cwd, folder, model, names, good):
+    "How many were refused; the good ones beside them are answered as they are alone"
+    told = lines_of(cwd, folder); assert sorted(told) == sorted([*names, *good])
+    for row in load_model(model).predict_paths([folder/g for g in good]).itertuples():
+        label, share = ANSWER.fullmatch(told[Path(row.path).name]).groups(); assert label == row.label and abs(int(share) - 100*row.prob) <= 1
+    return sum(not ANSWER.fullmatch(told[name]) for name in names)
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='its limits on memory and cores are those of Linux')
-def test_200_malformed_files(photo_model, items, tmp_path, counts):
-    "A hundred sounds for the bundled model, a hundred photos for another, each with good ones among them, in a process each"
-    trace, sounds, photos = tmp_path/'trace', tmp_path/'s', tmp_path/'p'; begin = time.time()
-    tasks = {sounds: ('sounds', malformed.sounds(sounds, trace), items.path.tolist()[:6]), photos: (photo_model[0]/'model.safetensors', malformed.photos(photos, trace), photo_model[1])}
-    running, told = {}, []
-    for folder, (model, names, good) in tasks.items():
-        for i, p in enumerate(good): shutil.copy(p, folder/f'good {i}{Path(p).suffix}')
-        (cwd := tmp_path/f'{folder.name}-out').mkdir(); before = sorted(folder.rglob('*')); running[folder] = start(labels_of, cwd, model, folder), cwd, before
-    for folder, (p, cwd, before) in running.items():
-        assert end(p, 120) == 1 and sorted(folder.rglob('*')) == before and not trace.exists()
-        model, names, good = tasks[folder]; told.append(tried(cwd, folder, names, [f'good {i}{Path(g).suffix}' for i, g in enumerate(good)], model))
-    assert 'Warning' not in said(tmp_path/'p-out').err
-    most = max(int((tmp_path/f'{f.name}-out/peak').read_text()) for f in tasks); assert sum(map(sum, told)) == 200
-    counts(f'200 malformed files: {sum(t[0] for t in told)} refused, {sum(t[1] for t in told)} readable after all, 0 crashed (100 sounds: {told[0][0]}, 100 photos: {told[1][0]} refused; at most {most} MB)')
+def test_200_malformed_files(photos, items, tmp_path, counts):
+    "A hundred sounds for a bundled model, a hundred photos for another; at the same time, in a process each"
+    there = lambda: sorted(p for d in ('s', 'p') for p in (tmp_path/d).rglob('*')); trace = tmp_path/'trace'
+    (of_photos, good), cwds = photos, [tmp_path/'s-out', tmp_path/'p-out']
+    tasks = [(s := tmp_path/'s', 'sounds', *mixed(s, malformed.sounds, trace, items.path.tolist()[:6])), (p := tmp_path/'p', of_photos, *mixed(p, malformed.photos, trace, good))]
+    for cwd in cwds: cwd.mkdir()
+    before, running = there(), [start(labels_of, cwd, model, folder) for cwd, (folder, model, *_) in zip(cwds, tasks)]
+    assert [end(p, 120) for p in running] == [1, 1] and there() == before and not trace.exists()
+    a, b = (refused(cwd, *task) for cwd, task in zip(cwds, tasks)); n = sum(len(t[2]) for t in tasks)
+    assert n == 200 and 'Warning' not in said(cwds[1]).err
+    counts(f'{n} malformed files: {a+b} refused ({a} sounds, {b} photos), {n-a-b} readable after all, 0 crashed; {max(int((c/"peak").read_text()) for c in cwds)} MB at most')

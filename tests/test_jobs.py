@@ -1,12 +1,11 @@
-"""Several trainings at once: in one folder by mistake, and in parallel jobs on purpose."""
+"""Several trainings at once, in parallel jobs."""
 import time
 from dataclasses import replace
 import psutil, pytest
-from safetensors.torch import load_file
 import instruments_nbdev.experiments as E, instruments_nbdev.training as T
 from instruments_nbdev.experiments import cross_validate
-from instruments_nbdev.training import Run, TrainingError, fit
-from processes import CTX, KILLED, end, run, start, train
+from instruments_nbdev.training import TrainingError
+from processes import KILLED, end, run, start, train
 
 def jobs(recipe, items, out):
     E.threads_each = lambda _: 1

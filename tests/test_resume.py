@@ -1,9 +1,9 @@
 """A training that is killed with SIGKILL, at any moment and any number of times, ends as if nothing had happened."""
-import json, random, time
+import json
 from dataclasses import replace
 import pytest, torch
 from safetensors.torch import load_file
-from processes import CTX, KILLED, dies_before, dies_writing, end, run, start, train
+from processes import KILLED, dies_before, dies_writing, run, train
 
 AUGMENT = ('audio_transforms.CircularShift', {}), ('audio_transforms.Gain', {})
 RECIPES = dict(plain={}, averaged=dict(ema=.9), best=dict(save_best=True, lr=.5),   # so fast that the best is not the last
