@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from fastcore.script import Param, call_parse
 from . import custom_cnn, gtzan_mlp_cnn, irmas_multistft, transfer  # fill RECIPES
 from .audio_transforms import ItemError
-from .data import DATASETS, DataError, best_constant, data_root
+from .data import DATASETS, DataError, best_constant, data_root, replacing, write_csv
 from .data import audit as audit_items
 from .experiments import SPACES, cross_validate, leaderboard, search, search_record, search_table
 from .gtzan_mlp_cnn import GRIDS, best_models, collect, finding, grid_recipes, grid_table, run_grid, test_winner
@@ -183,14 +183,14 @@ def instruments_grid(
     if winner: _show_winner(out, items)
 
 # %% ../nbs/06_app.ipynb #a093ca4f
-SUFFIXES = set('.wav .flac .ogg .mp3 .au .aiff .aif .opus .jpg .jpeg .png .webp .bmp'.split())
+SUFFIXES = set('.wav .flac .ogg .mp3 .au .aiff .aif .opus .jpg .jpeg .png .webp .gif .bmp .tif .tiff'.split())
 
 def find_files(paths:list) -> list:
     "Files named, and files with a known suffix below folders named, in order; `DataError` for what is not there"
     found = []
     for p in map(Path, paths):
         if not p.exists(): raise DataError(f'{p}: no such file or folder')
-        found += sorted(q for q in p.rglob('*') if q.suffix.lower() in SUFFIXES and q.is_file()) if p.is_dir() else [p]
+        found += sorted(q for q in p.rglob('*') if q.suffix.lower() in SUFFIXES and not q.is_dir()) if p.is_dir() else [p]
     return found
 
 # %% ../nbs/06_app.ipynb #73bc8605
@@ -198,14 +198,17 @@ def _free(path, suffix=''):
     "`path`, or `path-2`, `path-3`, … when it is taken, with a suffix"
     return next(p for i in range(1, 10_000) if not (p := Path(f'{path}{f"-{i}"*(i > 1)}{suffix}')).exists())
 
+def _line(path): return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in path)    # a name may hold a new line, or orders to a terminal
+
 def _said(row, sure): return f'{"not sure, perhaps "*(row.prob < sure)}{row.label} ({100*row.prob:.0f} %)'
 
 def _write_timelines(clf, paths, folder):
     "`folder/<name>.csv` and `.png` for each sound"
     folder.mkdir(parents=True, exist_ok=True)
     for p in paths:
-        t, f = clf.timeline(p), _free(folder/Path(p).stem, '.csv'); t.to_csv(f, index=False)
-        fig = show_timeline(t).figure; fig.savefig(f.with_suffix('.png'), dpi=110, bbox_inches='tight'); plt.close(fig)
+        t, f = clf.timeline(p), _free(folder/Path(p).stem, '.csv'); write_csv(t, f); fig = show_timeline(t).figure
+        with replacing(f.with_suffix('.png')) as tmp: fig.savefig(tmp, format='png', dpi=110, bbox_inches='tight')
+        plt.close(fig)
     print(f'{folder}: {len(paths)} timelines')
 
 @command
@@ -219,8 +222,8 @@ def instruments_predict(
     clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
     files = find_files([paths] if isinstance(paths, str) else paths)
     t = clf.predict_paths(files, progress=len(files) > 20); t = t.loc[:, ~t.columns.str.startswith('p:')]
-    if csv: t.round(4).to_csv(csv, index=False, errors='backslashreplace')
-    else: print('\n'.join(f'{r.path}: {r.error or _said(r, clf.sure)}' for r in t.itertuples()))
+    if csv: write_csv(t.round(4), csv)
+    else: print('\n'.join(f'{_line(r.path)}: {r.error or _said(r, clf.sure)}' for r in t.itertuples()))
     if timeline: _write_timelines(clf, t.path[t.error == ''], Path(timeline))
     if csv: print(f'{csv}: {len(t)} files, {(t.error != "").sum()} of them unreadable')
     return int((t.error != '').any())

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SOUNDS', 'PHOTOS', 'ESC50_CLASSES', 'esc50', 'IRMAS_NAMES', 'irmas', 'irmas_notes', 'gtzan', 'instruments30',
-           'DATASETS', 'FOLDS', 'DataError', 'Dataset', 'replacing', 'data_root', 'folder_items', 'add_folds',
-           'split_items', 'source_weights', 'best_constant', 'download', 'unpack', 'Audit', 'audit', 'show_pairs',
-           'duplicate_clusters', 'audit_record']
+           'DATASETS', 'FOLDS', 'DataError', 'Dataset', 'naming', 'replacing', 'write_csv', 'data_root', 'folder_items',
+           'add_folds', 'split_items', 'source_weights', 'best_constant', 'download', 'unpack', 'Audit', 'audit',
+           'show_pairs', 'duplicate_clusters', 'audit_record']
 
 # %% ../nbs/00_data.ipynb #836dd461
 import colorsys, hashlib, io, json, os, re, shutil, stat, tarfile, tempfile, time, warnings, zipfile, zlib
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, requests, soundfile as sf, soxr
@@ -62,11 +62,27 @@ class Dataset:
 
 # %% ../nbs/00_data.ipynb #cbfbece1
 @contextmanager
+def naming(path):
+    "In a `with`, an error of the system that names no file, such as a full disk, is said of `path`"
+    try: yield
+    except OSError as e:
+        if e.filename or not e.errno: raise
+        raise OSError(e.errno, e.strerror, str(path)) from None
+
+@contextmanager
 def replacing(path):
     "A temporary name beside `path` for a `with`; it is moved onto `path` at the end, and removed if something went wrong"
     tmp = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}.tmp')
-    try: yield tmp; os.replace(tmp, path)
+    try:
+        with naming(path): yield tmp
+        os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def write_csv(table:pd.DataFrame, path):
+    "A table as CSV, whole or not at all; a pipe or a device is written to as it is"
+    path = Path(path); there = path.exists() and not path.is_file()
+    with nullcontext(path) if there else replacing(path.resolve() if path.is_symlink() else path) as f, naming(path):
+        table.to_csv(f, index=False, errors='backslashreplace')
 
 # %% ../nbs/00_data.ipynb #e12134a4
 ESC50_CLASSES = tuple('''dog rooster pig cow frog cat hen insects sheep crow

@@ -18,7 +18,7 @@ from scipy.fft import next_fast_len
 from tqdm import tqdm
 from .audio_transforms import ClipNorm, LogMel, RandomTransform, Spectrogram, ToDB, decode, mel_bank, to_float, _fit, _rms
 from .custom_cnn import conv_bn
-from .data import IRMAS_NAMES, best_constant, irmas
+from .data import IRMAS_NAMES, best_constant, irmas, write_csv
 from .evaluation import Report
 from .training import Classifier, Recipe, TrainingError, add_recipe, build, fit, predict_store
 from .transfer import MN, MN_FRONT_END, read_weights, weights_file, _groups, _load, _mn_names
@@ -390,7 +390,7 @@ def clip_log(
     right = report.right; so_far = right.cumsum()/(np.arange(len(right))+1)
     t = pd.DataFrame(dict(file=[Path(p).name for p in report.items.path], truth=report.items.label.str.join(' '), label=report.predicted,
                           confidence=report.probs.max(1).round(4), right=right, accuracy=so_far.round(4)))
-    if csv: t.to_csv(csv, index=False, errors='backslashreplace')
+    if csv: write_csv(t, csv)
     return t
 
 def show_log(

@@ -33,10 +33,10 @@ from fastcore.all import chunked, noop, patch
 from filelock import FileLock, Timeout
 from jinja2 import Template
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 from .audio_transforms import seed_transforms
-from .data import replacing, source_weights, split_items
+from .data import naming, replacing, source_weights, split_items
 from .evaluation import Report, _listed, fit_sure, fit_temperature, fit_thresholds, one_hot, temper
 
 # %% ../nbs/01a_training.ipynb #1f79bfce
@@ -166,23 +166,38 @@ class MeanStdLinear(nn.Module):
 
 # %% ../nbs/01a_training.ipynb #5b201c6e
 FORMAT = 1
+_BLANK = '0'*32                # stands where the digest will be
+
+def _digest(data, told=_BLANK):
+    "Digest of a model file, in which zeros take the place of the one that it tells"
+    return blake2b(data.replace(told.encode(), _BLANK.encode(), 1), digest_size=16).hexdigest()
 
 def save_model(clf:Classifier, path:str) -> Path:
     "The file that `load_model` reads; written beside `path` and moved there whole"
     path, half = Path(path), clf.recipe.half
-    meta = dict(format=FORMAT, recipe=asdict(clf.recipe), labels=clf.labels, summary=clf.summary)
+    meta = dict(digest=_BLANK, format=FORMAT, recipe=asdict(clf.recipe), labels=clf.labels, summary=clf.summary)
     state = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k,v in clf.state_dict().items()}
-    with replacing(path) as tmp: save_file(state, tmp, metadata={'instruments_nbdev': json.dumps(meta)})
+    data = save(state, {'instruments_nbdev': json.dumps(meta)})
+    with replacing(path) as tmp: tmp.write_bytes(data.replace(_BLANK.encode(), _digest(data).encode(), 1))
     return path
 
 # %% ../nbs/01a_training.ipynb #0f6d6d1a
+def _intact(meta, data):
+    "Has a file the digest that it tells? An older one tells none, and nothing else that is not known"
+    if not isinstance(meta, dict) or meta.keys() <= {'format', 'recipe', 'labels', 'summary'}: return True
+    told = meta.get('digest')
+    return isinstance(told, str) and told == _digest(data, told)
+
 def _read_model(path):
     if not Path(path).exists(): raise TrainingError(f'{path}: no such model file, and none of that name is bundled ({", ".join(bundled())})')
     if not Path(path).is_file(): raise TrainingError(f'{path}: not a file')        # a pipe would never end
     try:
-        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {})['instruments_nbdev']), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, 'pt') as f: meta, state = json.loads((f.metadata() or {})['instruments_nbdev']), {k: f.get_tensor(k) for k in f.keys()}
+        whole = _intact(meta, Path(path).read_bytes())
     except KeyError: raise TrainingError(f'{path}: a safetensors file, but not a model of this package') from None
     except (SafetensorError, OSError, ValueError, RecursionError): raise TrainingError(f'{path}: not a safetensors file, or a damaged one; nothing was loaded') from None
+    if not whole: raise TrainingError(f'{path}: a damaged model file: its bytes are not those that were saved; nothing was loaded')
+    return meta, state
 
 def _small(x):
     "Are all numbers in a description of a size that a network can have?"
@@ -372,7 +387,8 @@ class Checkpoint(Callback):
                     best=(best.score, best.epoch_, best.state) if best else None)
     def after_epoch(self):
         if self.epoch+1 != len(self.learn.history.rows) or (time.time()-self.last < self.every and self.epoch+1 < self.n_epoch): return
-        with replacing(self.path) as tmp: torch.save(self.state(), tmp)
+        torch.save(self.state(), b := io.BytesIO())
+        with replacing(self.path) as tmp: tmp.write_bytes(b.getbuffer())
         self.last = time.time()
 
 # %% ../nbs/01a_training.ipynb #e200113a
@@ -596,7 +612,7 @@ def _working_folder(out, plan, resume):
     "The hidden folder in which the run `out` is being written; moved to `out` at the end"
     out = Path(out); work = out.with_name(f'.{out.name}.partial'); out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out.with_name(f'.{out.name}.lock'), timeout=0):
+        with naming(out), FileLock(out.with_name(f'.{out.name}.lock'), timeout=0):
             if out.exists(): raise TrainingError(f'{out} exists already; choose another folder, or remove it')
             if work.exists() and not resume: shutil.rmtree(work)
             work.mkdir(exist_ok=True); _same_plan(work/'plan.json', plan, out)
@@ -657,7 +673,9 @@ def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
     "Trains `clf` in place; gives the rows of all epochs and the settings used"
     speed = _speed(recipe, clf, dls, work, speed); set_speed(clf, **speed)
     learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs); done = _resume(learn, work/'checkpoint.pt')
-    learn.fit(recipe.epochs, cbs=ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups()))))), start_epoch=done)
+    schedule = ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups())))))
+    try: learn.fit(recipe.epochs, cbs=schedule, start_epoch=done)
+    except OSError: learn.history.bar.close(); raise        # what is said of a full disk begins on a line of its own
     if (best := getattr(learn, 'best', None)) and best.state: clf.load_state_dict(best.state)
     return learn.history.rows, speed
 

@@ -1,21 +1,11 @@
 """The console scripts as a terminal sees them: exit status, standard output, standard error."""
-import os, re, runpy, subprocess, sys, sysconfig, time
+import os, re, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import pandas as pd, pytest
-from processes import KILLED, end, run, start
+from processes import BIN, KILLED, as_script, end, run, start
 
-BIN = Path(sysconfig.get_path('scripts'))
 NAMES = [f'instruments_{n}' for n in 'data train search grid predict leaderboard quickstart'.split()]
-
-def as_script(cwd, name, *args):
-    "This process becomes the script `name`, with two files for a terminal"
-    for fd, stream in ((1, 'stdout'), (2, 'stderr')):
-        os.dup2(os.open(cwd/stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
-        setattr(sys, stream, open(fd, 'w', closefd=False))
-    os.chdir(cwd); sys.argv = [str(BIN/name), *map(str, args)]
-    try: runpy.run_path(sys.argv[0], run_name='__main__')
-    finally: sys.stdout.flush()
 
 @pytest.fixture
 def shell(tmp_path):
