@@ -183,7 +183,7 @@ def _sized(r, n):
 
 def _say_parts(parts, root):
     "How many items each part of the split has, and which classes are not tested; DataError where none is"
-    n = parts.split.value_counts(); print(f'{root}: {_count(parts)}, ' + ', '.join(f'{k} {s}' for s, k in n.items()))
+    n = parts.split.value_counts(); print(f'{root}: {_count(parts)}, ' + ', '.join(f'{n[s]} {s}' for s in ('train', 'valid', 'test') if s in n))
     if len(n) == 1: raise DataError(f'{root}: every class is one recording, so there is nothing to test on; --fold 0 trains on all')
     if rest := sorted(set(parts.label) - set(parts.label[parts.split != 'train'])): print(f'one recording each, so learned and not tested: {_few(rest)}')
 
