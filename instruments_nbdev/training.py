@@ -11,7 +11,7 @@ __all__ = ['RECIPES', 'FORMAT', 'OPTIMISERS', 'SCHEDULES', 'POOLING', 'FILES', '
            'show_timeline']
 
 # %% ../nbs/01a_training.ipynb #50b0b93d
-import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time
+import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time, warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
@@ -32,6 +32,7 @@ from fastai.torch_core import default_device
 from fastcore.all import chunked, noop, patch
 from filelock import FileLock, Timeout
 from jinja2 import Template
+from matplotlib.font_manager import get_font_names
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
@@ -521,6 +522,14 @@ details{margin-top:2rem}pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-
 {% else %}<p>None: every item was right.</p>{% endif %}
 <details><summary>Record</summary><pre>{{ record }}</pre></details>""", autoescape=True)
 
+_FONTS = ('Noto Sans CJK JP', 'Noto Sans CJK SC', 'Hiragino Sans', 'Yu Gothic', 'Microsoft YaHei', 'Malgun Gothic', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Arial Unicode MS')
+
+@contextlib.contextmanager
+def _any_names():
+    "Pictures made in this `with` show class names as people write them: in any script that has a font here, and with $ that begins no formula"
+    with warnings.catch_warnings(), plt.rc_context({'font.family': ['sans-serif', *sorted(set(_FONTS) & set(get_font_names()))], 'text.parse_math': False}):
+        warnings.filterwarnings('ignore', 'Glyph'); yield
+
 def fig_html(fig, dpi:int=90) -> str:
     "A figure as an `<img>` that holds its own data; the figure is closed"
     fig.savefig(b := io.BytesIO(), format='png', dpi=dpi, bbox_inches='tight'); plt.close(fig)
@@ -547,6 +556,7 @@ def show_inputs(clf:Classifier, store, idxs, titles):
 def _pct(x): return f'{100*x:.1f} %'
 def _text(label): return ', '.join(_listed(label))
 
+@_any_names()
 def write_report(path, clf, record, report, store, rows) -> Path:
     "`report.html`: one self-contained page about a run"
     m, pos = report.metrics, report.items.pos.to_numpy()
