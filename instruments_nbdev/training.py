@@ -73,6 +73,7 @@ class Recipe:
     l2_sp:float = 0.               # decay of pretrained weights towards where they started, as a share of the learning rate
     balance:float = 1.             # items of large groups are drawn less often within their label: 1 not at all, 0 so that groups are drawn alike
     freeze:int = 0                 # first epochs, in which only the body's last group of parameters (the head) learns
+    probe:int = 0                  # views of each item, as it is and then augmented, on which the head is first fitted by logistic regression while the body is frozen; 0: the head starts at random
     fixed:int = 0                  # first groups of the body's parameters that never learn: cheaper, for nothing flows back to them
     lr_low:float = 1.              # learning rate of the body's first group, as a share of `lr`; in between: geometric
     keep_stats:bool = False        # batch norms outside the head keep their statistics
@@ -679,10 +680,20 @@ def _speed(recipe, clf, dls, work, speed):
     return speed
 
 # %% ../nbs/01a_training.ipynb #aff72177
+def _probed(recipe, clf, loader, seed, progress=False):
+    "`clf` with a head that is a logistic regression on what its frozen body makes of the training items"
+    if not hasattr(clf.body, 'fit_head'): raise TrainingError(f'recipe {recipe.name}: {recipe.body[0]} has no head that can be fitted first')
+    tfms, device = seed_transforms(nn.Sequential(*map(build, recipe.augment)).train(), seed), default_device(); clf.to(device).eval(); loader.seed(seed)
+    batches = [np.array(b) for v in range(recipe.probe) for b in chunked(loader.dataset.tolist(), recipe.bs)]; first = len(batches)//recipe.probe
+    with torch.inference_mode():
+        out = [(clf.body.pooled(clf.front_end((tfms if i >= first else noop)(x.to(device)))).float().cpu(), y.argmax(1)) for i, (x, y) in enumerate(map(loader.gather, tqdm(batches, 'first fit of the head', disable=not progress)))]
+    clf.body.fit_head(*map(torch.cat, zip(*out))); return clf
+
 def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
     "Trains `clf` in place; gives the rows of all epochs and the settings used"
     speed = _speed(recipe, clf, dls, work, speed); set_speed(clf, **speed)
     learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs); done = _resume(learn, work/'checkpoint.pt')
+    if recipe.probe and not done: _probed(recipe, clf, dls[0], seed, progress)
     schedule = ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups())))))
     try: learn.fit(recipe.epochs, cbs=schedule, start_epoch=done)
     except OSError: learn.history.bar.close(); raise        # what is said of a full disk begins on a line of its own
