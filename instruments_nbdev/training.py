@@ -342,7 +342,7 @@ class EMA(Callback):
 class History(Callback):
     "One row an epoch: losses, validation accuracy, learning rate, seconds; with a progress bar"
     order = 60
-    def __init__(self, rows:list, desc='', progress=True): self.rows, self.desc, self.progress = rows, desc, progress
+    def __init__(self, rows:list, desc='', progress=True): self.rows, self.desc, self.progress, self.bar = rows, desc, progress, tqdm(disable=True)
     def before_fit(self):
         n = len(self.dls[0])
         self.bar = tqdm(total=self.n_epoch*n, initial=len(self.rows)*n, desc=self.desc, disable=not self.progress, unit='batch', mininterval=.5)

@@ -12,7 +12,7 @@ def jobs(recipe, items, out):
     cross_validate(recipe, items, out=out, jobs=2, speed={}, progress=False)
 
 def running(p):
-    try: return p.status() != psutil.STATUS_ZOMBIE
+    try: return p.status() != psutil.STATUS_ZOMBIE or p.num_threads() > 1   # while one thread is dying, files stay locked
     except psutil.NoSuchProcess: return False
 
 def wait_for(done, seconds, what):
