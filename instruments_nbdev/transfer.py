@@ -140,10 +140,9 @@ class ImageNet(nn.Module):
         "The head as the logistic regression of labels y (N,) on pooled features z (N, 2 C)"
         if len(self.head) != 5: raise TrainingError(f'{self.arch}: only a head without a hidden layer can be fitted first')
         norm, last = self.head[2], self.head[-1]; norm.running_mean.copy_(z.mean(0)); norm.running_var.copy_(z.var(0))
-        m = LogisticRegression(max_iter=200).fit(norm.eval()(z).detach().cpu().numpy(), y.numpy()); w = torch.zeros_like(last.weight); b = torch.full((len(w),), -9.)
+        m = LogisticRegression(max_iter=200).fit(norm.eval()(z).detach().cpu().numpy(), y.numpy()); w = torch.zeros_like(last.weight)
         c, i = (torch.tensor(v).float() if len(m.classes_) > 2 else torch.tensor([-.5, .5]).view(-1, *[1]*(v.ndim-1))*torch.tensor(v).float() for v in (m.coef_, m.intercept_))
-        w[m.classes_], b[m.classes_] = c.to(w), i
-        last.weight.data = w; norm.bias.data = (torch.linalg.pinv(w.cpu()) @ b).to(w)       # the last layer has no intercept of its own
+        w[m.classes_] = c.to(w); last.weight.data = w; norm.bias.data = (torch.linalg.pinv(c) @ i).to(w)       # the last layer has no intercept of its own
     @property
     def evidence(self): return self.net
     def groups(self): return _groups(self.net) + [list(self.norm.parameters()) + list(self.head.parameters())]
@@ -203,6 +202,6 @@ def _photos(arch, about, sizes, norm=None, **kw):
 
 add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression', ((0., 224),), dict(mean=(.5,)*3, sd=(.5,)*3),
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 224),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6))), mixup=(),
-    probe=2, epochs=1, freeze=1, fixed=3, bs=32, lr=1e-5, schedule='constant', label_smoothing=0., ema=0.))
+    probe=2, epochs=0, bs=32, label_smoothing=0., ema=0.))
 add_recipe(_photos('resnet18.tv_in1k', 'ResNet-18 from ImageNet, fine-tuned', ((0., 128), (.6, 160)), epochs=12, freeze=1, fixed=1, bs=32, lr=4e-3, lr_low=.05))
 add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet, last quarter fine-tuned', ((0., 128), (.6, 160)), epochs=8, freeze=2, fixed=3, keep_stats=True, bs=32, lr=4e-3, lr_low=.1));
