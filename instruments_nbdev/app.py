@@ -196,7 +196,7 @@ def _own(r, root, classes, split, fold, seed, every):
         print(f'looking for repeats in {root}', flush=True); items = _one_side(items.drop(columns='split', errors='ignore'), duplicate_clusters(items))
     parts = parts_of(r, items, 0 if every else int(fold), seed)
     if fold != '0' and not every: _say_parts(parts, root)
-    return _sized(r, (parts.split == 'train').sum()), items
+    return _sized(r, int((parts.split == 'train').sum())), items
 
 # %% ../nbs/06_app.ipynb #24cd2249
 def _show_search(rec, out):

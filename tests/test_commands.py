@@ -45,6 +45,11 @@ train sounds-cnn --data ESC --fold all --out TXT TXT
 train sounds-cnn --data ESC --out TXT            TXT
 train sounds-cnn --data ESC --out TXT/below      TXT
 train sounds-cnn --data ESC --fold all --cluster nowhere://x nowhere://x
+train sounds-cnn --layout folders                --data
+train sounds-cnn --layout flat --data ESC        flat
+train sounds-cnn --layout folders --data TXT     TXT
+train sounds-cnn --layout folders --data ESC/meta meta
+train photos-cnn --layout folders --data ESC     ESC
 search                                           recipe
 search no-such                                   no-such
 search sounds-cnn --trials 0                     --trials
@@ -53,6 +58,10 @@ search sounds-cnn --seed -1                      -1
 search sounds-cnn --jobs 0                       --jobs
 search sounds-cnn --epochs x                     x
 data                                             name
+data --audit                                     name
+data --root nowhere --audit                      nowhere
+data --root TXT                                  TXT
+data --root ESC/meta                             meta
 data esc5                                        esc5
 data esc50                                       esc50
 data esc50 --root nowhere                        nowhere

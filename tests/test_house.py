@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CFG = ConfigParser(delimiters=['=']); CFG.read(ROOT/'settings.ini', encoding='utf-8'); CFG = CFG['DEFAULT']
 LIB = CFG['lib_name']
-PAGES = {'index'}   # notebooks that are no module
+PAGES = {'index', '08_design'}   # notebooks that are no module
 NBS = sorted(p for p in (ROOT/'nbs').glob('*.ipynb') if p.name[0] not in '_.')
 
 def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
