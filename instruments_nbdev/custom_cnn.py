@@ -10,6 +10,8 @@ __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock',
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math, warnings
+from contextlib import nullcontext
+from threading import Lock
 import matplotlib.pyplot as plt, numpy as np, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 with warnings.catch_warnings():
@@ -81,7 +83,8 @@ add_recipe(Recipe('sounds-cnn', about='Small residual CNN on 64 mel bands; offic
 # %% ../nbs/02_custom_cnn.ipynb #8103d465
 class PhotoError(ItemError): "A photo that cannot be used"
 
-_FORMATS, _MAX_PIXELS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'), 80_000_000
+_FORMATS, _MAX_PIXELS, _LARGE = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'), 80_000_000, 8_000_000
+_ALONE = Lock()    # a large photo takes a gigabyte for a moment: one at a time, however many threads there are
 
 def _rgb(im):
     "An upright RGB picture of one in any mode; what is transparent becomes white"
@@ -96,8 +99,11 @@ def _pixels(data, size):
         im = Image.open(io.BytesIO(data), formats=_FORMATS)
         if im.width*im.height <= _MAX_PIXELS:
             im.draft('RGB', (size, size))             # a large JPEG is decoded at a half, a quarter or an eighth
-            return np.asarray(_rgb(im).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.))
+            with _ALONE if im.width*im.height > _LARGE else nullcontext():
+                return np.asarray(_rgb(im).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.))
     except UnidentifiedImageError: raise PhotoError(f'is none of {", ".join(_FORMATS)}') from None
+    except Image.DecompressionBombError: raise PhotoError(f'has far more than {_MAX_PIXELS//10**6} million pixels') from None
+    except MemoryError: raise
     except Exception as e:                            # a decoder raises whatever it stumbles over
         raise PhotoError(f'cannot be decoded: {(str(e) or type(e).__name__).splitlines()[0][:80]}') from None
     raise PhotoError(f'has {im.width} x {im.height} pixels, more than {_MAX_PIXELS//10**6} million')
@@ -116,6 +122,7 @@ def _load_photo(path, size):
     y, digest, why = np.zeros(0, 'u1'), 'unreadable', None
     try: digest = _digest(data := _bytes(path)); y = _pixels(data, size)
     except ItemError as e: why = str(e)
+    except MemoryError: why = 'is too large for the memory that there is'
     return y, digest, 0, why
 
 class PhotoStore(Store):
@@ -136,7 +143,9 @@ def photo_store(
 ) -> PhotoStore:
     "The `PhotoStore` of these files by `open_store`; `ItemError` names all broken files"
     if not isinstance(size, int) or not 1 <= size <= 2048: raise PhotoError(f'the side of stored photos must be a whole number from 1 to 2048, not {size!r}')
-    return open_store(PhotoStore, paths, size, **kw)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module='PIL')          # what is odd about a photo is no news where it can be read, and an error where not
+        return open_store(PhotoStore, paths, size, **kw)
 
 # %% ../nbs/02_custom_cnn.ipynb #acf426d4
 def _unit(x): return x.float()/255 if x.dtype == torch.uint8 else x
