@@ -5,22 +5,26 @@
 # %% auto #0
 __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'PhotoError', 'decode_photo',
            'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix',
-           'PhotoBackground', 'PhotoDrawing', 'Photo', 'ConvBlock', 'CustomCNN', 'show_maps', 'show_mistakes',
-           'grad_cam', 'show_cam']
+           'PhotoBackground', 'PhotoDrawing', 'Photo', 'ConvBlock', 'CustomCNN', 'training_cost', 'step_seconds',
+           'race_to', 'photo_options', 'try_options', 'show_maps', 'show_mistakes', 'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math, warnings
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from threading import Lock
-import matplotlib.pyplot as plt, numpy as np, torch, torch.nn as nn, torch.nn.functional as F
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # captum imports tqdm.auto, which warns wherever ipywidgets is missing
     from captum.attr import LayerGradCam
+from torchinfo import summary
 from torchvision.transforms import v2
 from .audio_transforms import ItemError, RandomTransform, Store, open_store, _bytes, _digest
 from .experiments import add_space
-from .training import Recipe, add_recipe
+from .data import split_items
+from .training import RECIPES, Classifier, Recipe, Run, add_recipe, build, fit, probe, set_speed, _step_seconds
 
 # %% ../nbs/02_custom_cnn.ipynb #1bb520ea
 class PublishedSoundCNN(nn.Sequential):
@@ -325,6 +329,68 @@ add_recipe(Recipe('photos-cnn', about='Residual CNN from scratch on photos of 96
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 96), (.5, 128)))), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),
     body=('custom_cnn.CustomCNN', dict(channels=(32, 64, 128, 256, 384), residual=True, stem=2, head=0, head_dropout=.2, dropout=(0., .1))),
     epochs=50, bs=64, lr=4e-3, wd=.05, schedule='one_cycle', label_smoothing=.1, ema=.99, flip=True, calibrate=True));
+
+# %% ../nbs/02_custom_cnn.ipynb #c61e37bf
+def training_cost(
+    recipe:Recipe,     # for photos, with a `CustomCNN`
+    n:int=4793,        # photos trained on
+    epochs:int=None,   # the first so many; None: all
+) -> float:
+    "Multiply-adds of a training: forwards once, and twice as many backwards"
+    sizes = dict(recipe.augment)['custom_cnn.PhotoWarp']['sizes']; net = build(recipe.body, n_out=30)
+    cost = {px: summary(net, (1, 3, px, px), verbose=0).total_mult_adds for _, px in sizes}
+    return 3*n*sum(cost[[px for p, px in sizes if p <= e/recipe.epochs][-1]] for e in range(epochs or recipe.epochs))
+
+def step_seconds(
+    recipe:Recipe,
+    n:int=5,           # steps, of which the fastest counts
+) -> tuple:            # seconds, settings
+    "How long a training step takes here on photos of the first side, and the settings that `probe` chose for it"
+    px, clf = dict(recipe.augment)['custom_cnn.PhotoWarp']['sizes'][0][1], Classifier(recipe, list(map(str, range(30)))).train()
+    x, y = torch.randint(256, (recipe.bs, 3, px, px), dtype=torch.uint8), F.one_hot(torch.arange(recipe.bs) % 30, 30).float(); s = probe(clf, x[:8], y[:8])
+    return _step_seconds(set_speed(clf, **s), x, y, n), s
+
+def race_to(
+    level:float,       # share of validation photos right
+    records:list,      # of runs of `photos-cnn`
+) -> dict:
+    "What `photos-cnn` pays until it is there, counted and timed, as a share of what twelve epochs of `photos-cnn-published` cost"
+    ours, theirs = RECIPES['photos-cnn'], RECIPES['photos-cnn-published']; epochs = [next(e['epoch'] for e in r['epochs'] if e['valid_accuracy'] >= level) for r in records]
+    (a, sa), (b, sb) = step_seconds(ours), step_seconds(theirs); steps = lambda r, e: 4793//r.bs*e
+    return dict(level=level, epochs=epochs, counted=[round(training_cost(ours, epochs=e)/training_cost(theirs), 4) for e in epochs],
+                seconds=dict(ours=round(a, 4), published=round(b, 4)), settings=dict(ours=sa, published=sb), timed=[round(a*steps(ours, e)/(b*steps(theirs, theirs.epochs)), 4) for e in epochs])
+
+# %% ../nbs/02_custom_cnn.ipynb #2c987239
+add_recipe(replace(RECIPES['photos-cnn'], name='photos-cnn-small', about='photos-cnn at 64 px and ten epochs, a minute each: for searches and comparisons', front_end=('custom_cnn.Photo', dict(size=64)),
+    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 64),))), *_AUGMENT), epochs=10, ema=.98, calibrate=False))
+add_space('photos-cnn-small', {'opt': ('adam', 'rmsprop', 'sgd'), 'lr': dict(low=1e-4, high=1e-1, log=True), 'bs': (32, 64, 128)})
+
+def _changes(r):
+    "Fields of the recipe that an option changes, under (kind, name)"
+    body = lambda **kw: dict(body=(r.body[0], r.body[1] | kw)); (name, warp), *rest = r.augment; still = (name, warp | dict(area=(1., 1.), stretch=1., turn=0., flip=0.))
+    return {'layers': {'no shortcuts': body(residual=False), 'one convolution a block': body(convs=1), 'filters of 5 x 5': body(kernel=5), 'four blocks': body(channels=(32, 64, 128, 256)), 'half as wide': body(channels=(16, 32, 64, 128, 192)),
+                       'group norm': body(norm='group'), 'GELU': body(act='gelu'), 'leaky ReLU': body(act='leaky_relu'), 'average pooling': body(pool='avg'), 'a hidden layer': body(head=256)},
+            'regularisation': {'no dropout': body(dropout=(0., 0.), head_dropout=0.), 'much dropout': body(dropout=(0., .25), head_dropout=.5), 'no weight decay': dict(wd=0.), 'no label smoothing': dict(label_smoothing=0.), 'no average of weights': dict(ema=0.)},
+            'augmentation': {'none': dict(augment=(still,), mixup=()), 'cuts and turns only': dict(augment=((name, warp),), mixup=()), 'no mixing': dict(mixup=()), 'no other light': dict(augment=((name, warp), *rest[1:]))}}
+
+def photo_options(
+    recipe:Recipe=RECIPES['photos-cnn-small'],
+) -> dict:
+    "(kind, option) -> `recipe` with that one choice changed, under a name of its own; ('', 'as it is') first"
+    found = {('', 'as it is'): recipe} | {(kind, n): kw for kind, kws in _changes(recipe).items() for n, kw in kws.items()}
+    return {k: kw if isinstance(kw, Recipe) else replace(recipe, name=f'{recipe.name}-{"-".join(k).replace(" ", "-")}', **kw) for k, kw in found.items()}
+
+def try_options(
+    recipes:dict,         # of `photo_options`
+    items:pd.DataFrame,   # path, label, split
+    out,                  # folder: a run each; those that are there are not made again
+    **kw,                 # seed, speed, ... of `fit`
+) -> pd.DataFrame:
+    "A row a recipe: trained on four fifths of the train part, tested on the last; valid and test are left in peace"
+    part = split_items(items[items.split == 'train'].drop(columns=['split', 'fold'], errors='ignore').reset_index(drop=True), 'random', fold=1)
+    def run(r): f = Path(out)/r.name; return Run(f) if (f/'run.json').exists() else fit(r, part, out=f, resume=True, **kw)
+    records = [run(r).record for r in recipes.values()]; kinds, names = zip(*recipes)
+    return pd.DataFrame([r['metrics']['test'] | {k: r[k] for k in ('params', 'seconds')} for r in records]).assign(kind=kinds, option=names).set_index(['kind', 'option'])
 
 # %% ../nbs/02_custom_cnn.ipynb #65d87c4f
 def show_maps(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GUITARS', 'BANDS', 'NINE', 'merge_guitars', 'merge_probs', 'label_record', 'hold_out', 'BandSpectrogram', 'MultiSTFT',
-           'Fill', 'show_bands', 'Branch', 'MNBranch', 'MultiBranch', 'MixClips', 'Room', 'Colour', 'Speed',
+           'Fill', 'show_bands', 'Branch', 'MNBranch', 'MultiBranch', 'MixClips', 'Room', 'Colour', 'Speed', 'Pitch',
            'EvenLogMel', 'ablations', 'most_prominent', 'with_names', 'write_mixes', 'predict_clips', 'merged',
            'mix_record', 'clip_log', 'show_log', 'specialists']
 
@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, soundfile as sf, tor
 from fastcore.basics import patch
 from scipy.fft import next_fast_len
 from tqdm import tqdm
-from .audio_transforms import ClipNorm, LogMel, RandomTransform, Spectrogram, ToDB, decode, mel_bank, to_float, _fit, _rms
+from .audio_transforms import ClipNorm, LogMel, RandomTransform, Resample, Spectrogram, ToDB, decode, mel_bank, to_float, _fit, _rms
 from .custom_cnn import conv_bn
 from .data import IRMAS_NAMES, best_constant, irmas, write_csv
 from .evaluation import Report
@@ -284,6 +284,14 @@ class Speed(RandomTransform):
     def transform(self, x, semitones): x = to_float(x); return torch.stack([self.played(c, s) if s else c for c, s in zip(x, semitones.tolist())])
     def played(self, c, s): y = _fit(c, next_fast_len(round(len(c)*2**(-s/12)))); return torch.cat([y, y])[:len(c)]
 
+# %% ../nbs/04_irmas_multistft.ipynb #d8b5f2a0
+class Pitch(nn.Module):
+    "Sounds (B, T), repeated to their end, played at a ratio of their speed, like a tape; cut, or repeated from their start"
+    def __init__(self,
+        ratio:tuple=(5, 4),   # two small whole numbers: 5, 4 is 1.25 times as fast, four semitones up
+    ): super().__init__(); self.fill, self.resample = Fill(), Resample(*ratio)
+    def forward(self, x): y = self.resample(self.fill(to_float(x))); return torch.cat([y, y], 1)[:, :x.shape[1]]
+
 # %% ../nbs/04_irmas_multistft.ipynb #f4ee397a
 class EvenLogMel(LogMel):
     "`LogMel` of sounds (B, T) that are first repeated to the end of the window and brought to one level"
@@ -313,9 +321,10 @@ add_recipe(replace(_S4, name='irmas-multistft-mn', about='Model 2.3 with three m
 
 _AUDIOSET = dict(cel=193, cla=198, flu=196, gac=143, gel=141, org=155, pia=153, sax=197, tru=187, vio=191, voi=27)   # its numbers of the eleven instruments
 add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, its instruments as the head to begin with, gently fine-tuned on mixtures; irmas_notes, no source on both sides',
-    data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()))), weights='audioset',
-    augment=(*_RING, ('irmas_multistft.Speed', {}), ('irmas_multistft.Colour', {}), ('irmas_multistft.Room', {}), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.3))),
-    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=20, freeze=6, fixed=1, keep_stats=True, balance=.5, bs=32, lr=5e-3, lr_low=1e-2, l2_sp=.3, wd=.01, ema=.98, half=True));
+    data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()), taps=True)), weights='audioset',
+    augment=(*_RING, ('irmas_multistft.Speed', dict(lo=-4., hi=4., p=.9)), ('irmas_multistft.Colour', {}), ('irmas_multistft.Room', dict(p=.7)), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.6))),
+    views=tuple(('irmas_multistft.Pitch', dict(ratio=r)) for r in ((4, 5), (8, 9), (9, 8), (5, 4))),
+    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=20, freeze=6, fixed=1, keep_stats=True, balance=.5, bs=32, lr=5e-3, lr_low=1e-2, l2_sp=.3, l2_sp_head=2., wd=.01, ema=.98, half=True));
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8770a5f
 def ablations(recipe:Recipe) -> dict:

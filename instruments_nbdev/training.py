@@ -71,6 +71,7 @@ class Recipe:
     l1:float = 0.                  # penalty on the sum of the weights' sizes, added to the loss
     l2:float = 0.                  # penalty on the sum of their squares; `wd` decays weights beside the loss instead
     l2_sp:float = 0.               # decay of pretrained weights towards where they started, as a share of the learning rate
+    l2_sp_head:float = 0.          # the same for the head, where that is pretrained too
     balance:float = 1.             # items of large groups are drawn less often within their label: 1 not at all, 0 so that groups are drawn alike
     freeze:int = 0                 # first epochs, in which only the body's last group of parameters (the head) learns
     probe:int = 0                  # views of each item, as it is and then augmented, on which the head is first fitted by logistic regression while the body is frozen; 0: the head starts at random
@@ -80,6 +81,7 @@ class Recipe:
     ema:float = 0.                 # decay of the averaged weights; 0: none
     save_best:bool = False         # keep the epoch that is best on validation, not the last
     patience:int = 0               # stop after so many epochs without a better validation; 0: never
+    views:tuple = ()               # specs on raw batches: the answer is the mean of the one for an item and of those for these views of it
     flip:bool = False              # photos: the answer is the mean of the one for the photo and of the one for its mirror image
     calibrate:bool = False         # fit to the validation items a temperature, so that stated confidence is about how often it is right, and a level to be sure from
     multi_label:bool = False       # an item may have several labels, or a list of them: each is yes or no by itself (sigmoid, binary cross-entropy)
@@ -134,11 +136,17 @@ class Classifier(nn.Module):
         self.recipe, self.labels, self.bf16, self.summary = recipe, list(labels), False, {}   # what is known of it, kept in its file
         self.front_end = build(recipe.front_end)
         self.masks = nn.Sequential(*map(build, recipe.augment_features))
+        self.views = nn.ModuleList(map(build, recipe.views))
         self.body = build(recipe.body, n_out=len(labels))
 
     def forward(self, x):
         kind, x = x.device.type, self.masks(self.front_end(x))        # features may be a list, of several spectrograms
         with torch.autocast(kind, torch.bfloat16, enabled=self.bf16): return self.body(x).float()
+
+    def answer(self, x):
+        "Probabilities (B, C) of a raw batch: the mean over it and all views of it"
+        views = [x] + [v(x) for v in self.views] + [x.flip(-1)]*self.recipe.flip
+        return torch.stack([self.probs(self(v)) for v in views]).mean(0)
 
     def groups(self):
         "Lists of parameters from the input to the head, if the body has `groups()`; else one list of all"
@@ -423,15 +431,16 @@ def _rates(recipe, n):
 
 # %% ../nbs/01a_training.ipynb #d279c517
 class L2SP(Callback):
-    "Decay of all but the last group of parameters towards their start, `rate` times the learning rate a step"
+    "Decay of parameters towards their start: of the last group `head` times the learning rate a step, of all others `rate` times"
     order = 4                                             # before `EMA`
-    def __init__(self, rate:float=1.): self.rate = rate
+    def __init__(self, rate:float=1., head:float=0.): self.rate, self.head = rate, head
     def after_create(self):                               # a resumed run has not loaded its weights yet
-        self.live = [list(g) for g in self.model.groups()[:-1]]; self.start = [[p.detach().clone() for p in g] for g in self.live]
+        self.live = [list(g) for g in self.model.groups()]; self.start = [[p.detach().clone() for p in g] for g in self.live]
     def before_fit(self): self.start = [[s.to(p.device) for s, p in zip(*gs)] for gs in zip(self.start, self.live)]
     def after_batch(self):
         if not self.training: return
-        for live, start, h in zip(self.live, self.start, self.opt.hypers): torch._foreach_lerp_([p.data for p in live], start, min(self.rate*h['lr'], 1.))
+        rates = [self.rate]*(len(self.live)-1) + [self.head]
+        for live, start, r, h in zip(self.live, self.start, rates, self.opt.hypers): torch._foreach_lerp_([p.data for p in live], start, min(r*h['lr'], 1.))
 
 # %% ../nbs/01a_training.ipynb #3a769227
 OPTIMISERS = {'adam': Adam, 'sgd': partial(SGD, mom=.9), 'rmsprop': partial(RMSProp, mom=.9)}
@@ -454,7 +463,7 @@ def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, row
     "A fastai `Learner` for the recipe; with `folder` it leaves a checkpoint there after each epoch"
     loss = _yes_no(recipe.label_smoothing) if recipe.multi_label else partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     cbs = [Augment(recipe), Reseed(seed), History([] if rows is None else rows, recipe.name, progress), *cbs]
-    if len(clf.groups()) > 1: cbs += [Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats), *[L2SP(recipe.l2_sp)]*(recipe.l2_sp > 0)]
+    if len(clf.groups()) > 1: cbs += [Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats), *[L2SP(recipe.l2_sp, recipe.l2_sp_head)]*(recipe.l2_sp + recipe.l2_sp_head > 0)]
     if recipe.clip: cbs.append(GradientClip(recipe.clip))
     if recipe.l1 or recipe.l2: cbs.append(Penalty(recipe.l1, recipe.l2))
     if recipe.schedule == 'plateau': cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
@@ -482,7 +491,7 @@ def window_probs(clf:Classifier, store, idxs, hop:int=0, bs:int=64, progress:boo
     item, start = window_table(store.lengths[idxs] if window else np.zeros(len(idxs)), window, hop)
     for b in tqdm(range(0, len(item), bs), disable=not progress, unit='batch', desc='predict'):
         i = idxs[item[b:b+bs]]; x = (store.batch(i, window, start[b:b+bs]) if window else store.batch(i)).to(device)
-        out.append(torch.stack([clf.probs(clf(v)) for v in [x] + [x.flip(-1)]*clf.recipe.flip]).mean(0).cpu())
+        out.append(clf.answer(x).cpu())
     return item, start, torch.cat(out).numpy()
 
 POOLING = dict(mean=np.add, max=np.maximum)
@@ -685,7 +694,7 @@ def _probed(recipe, clf, loader, seed, progress=False):
     if not hasattr(clf.body, 'fit_head'): raise TrainingError(f'recipe {recipe.name}: {recipe.body[0]} has no head that can be fitted first')
     tfms, device = seed_transforms(nn.Sequential(*map(build, recipe.augment)).train(), seed), default_device(); clf.to(device).eval(); loader.seed(seed)
     batches = [np.array(b) for v in range(recipe.probe) for b in chunked(loader.dataset.tolist(), recipe.bs)]; first = len(batches)//recipe.probe
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=clf.bf16):
         out = [(clf.body.pooled(clf.front_end((tfms if i >= first else noop)(x.to(device)))).float().cpu(), y.argmax(1)) for i, (x, y) in enumerate(map(loader.gather, tqdm(batches, 'first fit of the head', disable=not progress)))]
     clf.body.fit_head(*map(torch.cat, zip(*out))); return clf
 
@@ -736,10 +745,18 @@ def fit(recipe:Recipe,
         _finish(work, clf, items, store, dict(plan, seconds=round(time.time()-t, 1), config=dict(speed, fold=fold), epochs=rows), progress)
     return Run(out)
 
+@torch.inference_mode()
+def _mixed(clf, y, store, pos, passes=3):
+    "Answers to the items `pos`, mixed as in training, and the labels of the mixtures"
+    mix, loader = seed_transforms(build(clf.recipe.mixup).train(), 0), ItemLoader(store, torch.from_numpy(y).float(), pos, 64, clf.recipe.window, True, next(clf.parameters()).device)
+    def heard(k): loader.seed(k); return [(clf.answer(x).cpu().numpy(), y.cpu().numpy() > 0) for x, y in (mix(*b) for b in loader)]
+    return map(np.concatenate, zip(*(b for k in range(passes) for b in heard(k))))
+
 def _calibrated(clf, items, store):
-    "What is chosen on validation, if there is any: temperature and level of `sure`, where the recipe wants them; thresholds for items with several labels"
+    "What is chosen on validation, if there is any: temperature and level of `sure`, where the recipe wants them; thresholds for items with several labels, on mixtures where the recipe mixes"
     pos, r = np.flatnonzero(items.split == 'valid'), clf.recipe
     if not (r.calibrate or r.multi_label) or not len(pos): return {}
+    if r.multi_label and r.mixup: return dict(thresholds=fit_thresholds(*_mixed(clf, one_hot(items.label, clf.labels), store, pos), clf.labels))
     p, y = predict_store(clf, store, pos), one_hot(items.label.iloc[pos], clf.labels)
     if r.multi_label: return dict(thresholds=fit_thresholds(p, y, clf.labels))
     q = temper(p, t := round(fit_temperature(p, y.argmax(1)), 4)); return dict(temperature=t, sure=fit_sure(q, q.argmax(1) == y.argmax(1)))

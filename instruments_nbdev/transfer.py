@@ -71,24 +71,34 @@ def weights_file(
     return path
 
 # %% ../nbs/03_transfer.ipynb #a55440aa
+_TAPS = 7
+def _channels(block): return [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+
 class MN(MobileNetV3):
     "EfficientAT's MobileNetV3: log-mel (B, 128, F) of `mn_front_end` to logits (B, n_out)"
     def __init__(self,
         width:float=.4,      # of all layers; mn04 is 0.4
         dropout:float=.2,    # before the last layer
         start:tuple=(),      # numbers of AudioSet's classes from whose rows the last layer starts, one a label; with other labels it starts from random numbers
+        taps:bool=False,     # does the last layer also see the channels of the last seven blocks, their means and their maxima over time?
         n_out:int=527,
     ):
         settings, last = _mobilenet_v3_conf('mobilenet_v3_large', width_mult=width)
         block = partial(InvertedResidual, se_layer=partial(SqueezeExcitation, scale_activation=nn.Sigmoid))
         super().__init__(settings, last, n_out, block, partial(nn.BatchNorm2d, eps=1e-3, momentum=.01), dropout); self.start = list(start)
         self.features[0][0] = nn.Conv2d(1, self.features[0][0].out_channels, 3, 2, 1, bias=False)
-    def forward(self, x): return super().forward(x[:, None])
-    def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), list(self.classifier[-1].parameters())]
+        if taps: n = 2*sum(_channels(l) for l in self.features[-_TAPS:]); self.tap_norm, self.tap = nn.BatchNorm1d(n, affine=False), nn.Linear(n, n_out, bias=False); nn.init.zeros_(self.tap.weight)
+    def forward(self, x):
+        x, seen = x[:, None], []
+        for l in self.features: x = l(x); seen.append(x)
+        out = self.classifier(x.mean((2, 3)))
+        if not hasattr(self, 'tap'): return out
+        return out + self.tap(self.tap_norm(torch.cat([s for t in seen[-_TAPS:] for s in (t.mean((2, 3)), t.mean(2).amax(-1))], 1).float())/4)   # so small that the same pull holds both
+    def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), [p for m in (self.classifier[-1], *[self.tap]*hasattr(self, 'tap')) for p in m.parameters()]]
     def load_weights(self, name):
         state = _mn_names(read_weights(weights_file(name))[0])
         if len(self.start) == len(self.classifier[-1].bias): state |= {k: state[k][self.start] for k in ('classifier.3.weight', 'classifier.3.bias')}
-        _load(self, state, name, () if state['classifier.3.bias'].shape == self.classifier[-1].bias.shape else ('classifier.3.',))
+        _load(self, state, name, ('tap', *['classifier.3.']*(state['classifier.3.bias'].shape != self.classifier[-1].bias.shape)))
 
 def _groups(module, n=4):
     "The parameters of a module in `n` lists of about as many layers, from the input on"
@@ -200,8 +210,9 @@ def _photos(arch, about, sizes, norm=None, **kw):
         front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), body=('transfer.ImageNet', dict(arch=arch, n_in=3)), weights='imagenet', wd=.02, flip=True, calibrate=True,
         **dict(augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}), schedule='fine_tune', label_smoothing=.1, ema=.99) | _PHOTO | kw)
 
-add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression', ((0., 224),), dict(mean=(.5,)*3, sd=(.5,)*3),
-    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 224),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6))), mixup=(),
-    probe=2, epochs=0, bs=32, label_smoothing=0., ema=0.))
-add_recipe(_photos('resnet18.tv_in1k', 'ResNet-18 from ImageNet, fine-tuned', ((0., 128), (.6, 160)), epochs=12, freeze=1, fixed=1, bs=32, lr=4e-3, lr_low=.05))
-add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet, last quarter fine-tuned', ((0., 128), (.6, 160)), epochs=8, freeze=2, fixed=3, keep_stats=True, bs=32, lr=4e-3, lr_low=.1));
+def _views(px): return (('custom_cnn.PhotoWarp', dict(sizes=((0., px),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6)))
+_PROBE = dict(mixup=(), probe=2, epochs=0, bs=32, label_smoothing=0., ema=0.)
+
+add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression', ((0., 224),), dict(mean=(.5,)*3, sd=(.5,)*3), augment=_views(224), **_PROBE))
+add_recipe(_photos('resnet18.tv_in1k', 'three stages of a ResNet-18 from ImageNet as they are, with a head from a logistic regression', ((0., 224),), body=('transfer.ImageNet', dict(arch='resnet18.tv_in1k', n_in=3, stages=3)), augment=_views(224), **_PROBE))
+add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet as it is, with a head from a logistic regression', ((0., 192),), augment=_views(192), **_PROBE));
