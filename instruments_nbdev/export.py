@@ -7,7 +7,7 @@ __all__ = ['EXTRA', 'VERSION', 'TOLERANCE', 'need_onnx', 'OneProduct', 'TwoProdu
            'onnx_facts', 'apart', 'export_onnx', 'OnnxClassifier', 'read_onnx', 'run_onnx', 'onnx_speed', 'ByFFT',
            'rows_race', 'agreement', 'onnx_record', 'main']
 
-# %% ../nbs/05a_export.ipynb #523d3a66
+# %% ../nbs/05a_export.ipynb #769e2c1e
 import io, json, math, time, warnings
 from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
@@ -22,7 +22,7 @@ from fastcore.script import call_parse
 from . import audio_transforms
 from .audio_transforms import LogMel, MelSpectrogram, Spectrogram, to_float
 from .data import DATASETS, DataError, replacing
-from .training import Classifier, Recipe, TrainingError, bundled, device_name, load_model, versions, _blank, _small
+from .training import Classifier, Recipe, TrainingError, bundled, device_name, load_model, set_speed, versions, _blank, _small
 from .transfer import MN_FRONT_END
 
 # %% ../nbs/05a_export.ipynb #a9e7fd6e
@@ -136,7 +136,7 @@ def _program(clf, facts):
     p = _draw(Answer(clf), _examples(facts, 2))
     p.model.doc_string = f'x: {facts["input"]}. probs: {facts["output"]}'; p.model.metadata_props['instruments_nbdev'] = json.dumps(facts); return p
 
-# %% ../nbs/05a_export.ipynb #7b5ab2fc
+# %% ../nbs/05a_export.ipynb #b43fd445
 TOLERANCE = 1e-4   # the largest difference of a probability
 
 def _session(path):
@@ -161,7 +161,7 @@ def export_onnx(
     path:str,         # the file
 ) -> Path:
     "Writes all of a classifier as ONNX: raw sounds or photos in, probabilities out, `onnx_facts` in the metadata; `TrainingError` where that cannot be done"
-    need_onnx(); facts, path, clf = onnx_facts(clf), _writable(Path(path)), deepcopy(clf).cpu().eval()
+    need_onnx(); facts, path, clf = onnx_facts(clf), _writable(Path(path)), set_speed(deepcopy(clf).cpu().eval())
     try: program = _program(clf, facts)
     except Exception as e: raise TrainingError(f'{facts["name"]}: this network cannot be written as ONNX ({type(e).__name__})') from None
     with replacing(path) as tmp:
