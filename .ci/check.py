@@ -1,4 +1,4 @@
-"""Reads what a run or a command has written: `check.py record DIR…`, `check.py beats SHARE DIR`, `check.py table CSV BAD`."""
+"""Reads what a run or a command has written: `check.py record DIR…`, `check.py beats SHARE DIR`, `check.py table CSV BAD`, `check.py right SHARE CSV`."""
 import csv, json, sys
 from pathlib import Path
 
@@ -27,4 +27,10 @@ def table(path, bad):
     assert header == ['path', 'label', 'prob', 'error'], header
     assert len(rows) == int(bad)+1 and all(bool(r[1]) != bool(r[3]) for r in rows) and sum(not r[1] for r in rows) == int(bad), rows
 
-if __name__ == '__main__': {f.__name__: f for f in (record, beats, table)}[sys.argv[1]](*sys.argv[2:])
+def right(share, path):
+    "More than `share` of the files in a table of predictions are labelled as the folder that they lie in"
+    with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+    hits = sum(r['label'] == Path(r['path']).parent.name for r in rows); print(f'{hits} of {len(rows)} right')
+    assert rows and hits > float(share)*len(rows), f'not above {share}'
+
+if __name__ == '__main__': {f.__name__: f for f in (record, beats, table, right)}[sys.argv[1]](*sys.argv[2:])

@@ -12,17 +12,18 @@ from dataclasses import replace
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt, pandas as pd
 from fastcore.script import Param, call_parse
 from . import custom_cnn, gtzan_mlp_cnn, irmas_multistft, transfer  # fill RECIPES
 from .audio_transforms import ItemError
-from .data import DATASETS, DataError, best_constant, data_root
+from .data import DATASETS, DataError, best_constant, data_root, replacing, write_csv
 from .data import audit as audit_items
+from .data import PHOTOS, duplicate_clusters, folder_items, left_out, _few, _one_side
 from .experiments import SPACES, cross_validate, leaderboard, search, search_record, search_table
 from .export import export_onnx, onnx_facts
 from .gtzan_mlp_cnn import GRIDS, best_models, collect, finding, grid_recipes, grid_table, run_grid, test_winner
 from .irmas_multistft import hold_out
-from .training import RECIPES, TrainingError, fit, load_model, show_timeline
+from .training import RECIPES, TrainingError, fit, load_model, parts_of, show_timeline
 
 # %% ../nbs/06_app.ipynb #ec3a46ec
 def command(f):
@@ -48,21 +49,44 @@ def _describe(ds, root):
     print(f'{ds.title}: {len(items)} items, {len(ds.classes)} classes, in {data_root(ds.name, root)}')
     print(f'best constant answer: {label}, {100*share:.1f} %; licence: {ds.licence}')
 
+def _describe_folder(root, items):
+    "What a folder of classes holds: a row a class, a column each part of the split, what is left out"
+    print(f'{root}: {_count(items)} in {items.label.nunique()} classes')
+    print(pd.crosstab(items.label, items.get('split', pd.Series('files', items.index))).rename_axis(index=None, columns=None).to_string())
+    if rest := left_out(root, items): print(rest)
+
+def _count(items): return f'{len(items)} {"photos" if _photos(items) else "sounds"}'
+def _photos(items): return Path(items.path.iloc[0]).suffix.lower() in PHOTOS
+
+def _show_audit(found, root, most=20):
+    "Counts, then each file with a fault and each pair of files that repeat each other"
+    name = lambda p: Path(p).relative_to(root); again = lambda r: 'the same bytes' if r.score > .99999 else f'alike, {r.score:.2f}'
+    faults = [f'{name(r.path)}: {r.fault}' for r in found.faults.itertuples()]
+    pairs = [f'{name(r.a)} = {name(r.b)}: {again(r)}{", under two labels"*(r.label_a != r.label_b)}{", across the split"*r.crosses}' for r in found.pairs.itertuples()]
+    print(found)
+    for lines in (faults, pairs): print('\n'.join(lines[:most] + [f'… and {len(lines)-most} more']*(len(lines) > most)), end='\n'*bool(lines))
+
 @command
 def instruments_data(
-    name:str,               # data set: esc50, irmas, irmas_notes, gtzan, instruments30
+    name:Param('data set: esc50, irmas, irmas_notes, gtzan, instruments30; none: --root is a folder of your own, of class folders', str, opt=False, nargs='?')=None,
     root:str=None,          # its folder; default: in $INSTRUMENTS_DATA, else in the cache
     fetch:bool=False,       # download and unpack it
     synthesize:bool=False,  # write a small synthetic stand-in there
     audit:bool=False,       # look for unreadable, silent and repeated files
 ):
-    "Says what a data set is and where; fetches, synthesizes or audits it"
+    "Says what a data set, or a folder of your own, holds; fetches, synthesizes or audits it"
+    if name is None: return _own_data(root, fetch or synthesize, audit)
     ds = _choose('data set', name, DATASETS)
     if synthesize and not root: raise DataError('--synthesize needs --root: the folder to write to')
     if fetch: ds.fetch(root)
     if synthesize: ds.synthesize(root)
     if audit: print(audit_items(ds.items(root)))
     _describe(ds, root)
+
+def _own_data(root, make, audit):
+    if make or not root: raise DataError(f'give the name of a data set ({", ".join(DATASETS)}), or --root and a folder of your own')
+    items = folder_items(root); _describe_folder(root, items)
+    if audit: _show_audit(audit_items(items), root)
 
 # %% ../nbs/06_app.ipynb #706d3eae
 def _whole(x, name, low=0):
@@ -91,13 +115,19 @@ def _items(name, data, **kw):
     items = DATASETS[name].items(home, dedupe=again, **kw)
     return hold_out(items) if name == 'irmas' else items                # which brings no validation part
 
+def _own_layout(layout, dataset):
+    if layout not in (None, 'folders'): raise DataError(f'--layout {layout}: there is only folders, for a folder of your own')
+    if layout and dataset: raise DataError('--layout folders and --dataset do not go together: a folder of your own is no data set')
+    return layout
+
 @command
 def instruments_train(
     recipe:str,          # name of a recipe, for instance sounds-cnn
     data:str=None,       # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
+    layout:str=None,     # folders: --data is a folder of your own that has a folder of sounds or photos for each class
     dataset:str=None,    # another data set with the same layout of labels, for instance irmas for irmas-efficient
     epochs:int=0,        # instead of the recipe's own number
-    split:str=None,      # folds, halves, random, neighbours, source, official or groups, instead of the recipe's own
+    split:str=None,      # folds, halves, random, neighbours, source, official, groups or dealt, instead of the recipe's own
     classes:str=None,    # names with commas, or all: instead of the data set's usual ones (the ten of 50 in ESC-50)
     rate:int=0,          # rate in Hz at which sounds are kept, for copies at a lower one than the recipe's
     weights:str=None,    # what the network starts from: a file, a name, or none; instead of the recipe's own
@@ -112,8 +142,9 @@ def instruments_train(
     "Trains a recipe; writes model, record, predictions and report"
     r, seed, seeds, jobs = _recipe(recipe, _whole(epochs, '--epochs'), split, weights, rate), _whole(seed, '--seed'), _whole(seeds, '--seeds', 1), _whole(jobs, '--jobs', 1)
     r = replace(r, data=_choose('data set', dataset, DATASETS).name) if dataset else r
-    items = _items(r.data, data, classes=classes.split(',') if classes and classes != 'all' else classes)
-    if fold == 'all' or seeds > 1: return _train_all(r, items, seeds, jobs, cluster, out, resume)
+    names, every = classes.split(',') if classes and classes != 'all' else classes, fold == 'all' or seeds > 1
+    r, items = _own(r, data, names if names != 'all' else None, split, fold, seed, every) if _own_layout(layout, dataset) else (r, _items(r.data, data, classes=names))
+    if every: return _train_all(r, items, seeds, jobs, cluster, out, resume)
     run = fit(r, items, fold=_whole(fold, '--fold'), seed=seed, out=out, resume=resume)
     print(f'{run}\nreport: {run.path/"report.html"}' if run.record['metrics'] else f'{run.path/"model.safetensors"}: trained on all {len(items)} items')
 
@@ -122,6 +153,51 @@ def _train_all(r, items, seeds, jobs, cluster, out, resume):
     if out.exists() and not resume: raise TrainingError(f'{out} exists already; add --resume to keep its finished runs, or choose another --out')
     print(cv := cross_validate(r, items, seeds=seeds, jobs=jobs, cluster=cluster, out=out))
     print((100*cv.table()).round(1).to_string(), f'\nrecord: {cv.path/"run.json"}', sep='\n')
+
+# %% ../nbs/06_app.ipynb #0fc5a563
+def _check_kind(r, items, root):
+    if _photos(items) != bool(r.window): return
+    others = sorted(n for n, q in RECIPES.items() if bool(q.window) != bool(r.window))
+    raise DataError(f'recipe {r.name} is for {"sounds" if r.window else "photos"}, and {root} holds {_count(items)}: take another recipe, of {_few(others, 4)}')
+
+def _check_classes(items, root):
+    "DataError for classes that cannot be told apart, recorded or learned"
+    names = items.label.unique(); lost = sorted(set(names) - set(items.label[items.split == 'train'])) if 'split' in items else []
+    if len(names) < 2: raise DataError(f'{root} has one class only, {names[0]}: there is nothing to tell it from')
+    if odd := [n for n in names if '|' in n]: raise DataError(f'{Path(root)/odd[0]}: a class cannot have | in its name, which stands between labels in records')
+    if lost: raise DataError(f'{root}: class {lost[0]} is in {items.split[items.label == lost[0]].iloc[0]} and not in train, so it cannot be learned')
+
+def _own_items(r, root, classes):
+    "Items of a person's own folder that suit a recipe; what is left out is said"
+    if not root: raise DataError('--layout folders needs --data: a folder that has a folder for each class')
+    items = folder_items(root); rest = left_out(root, items)
+    if rest: print(rest)
+    if classes and (odd := [c for c in classes if c not in set(items.label)]): raise DataError(f'{root} has no class {odd[0]}')
+    if classes: items = items[items.label.isin(classes)].reset_index(drop=True)
+    if set(items.get('split', ())) == {'train'}: items = items.drop(columns='split')
+    _check_kind(r, items, root); _check_classes(items, root); return items
+
+def _sized(r, n):
+    "The recipe for `n` items: for few, smaller batches, and an average that has forgotten its start long before the end"
+    bs = min(r.bs, max(n//8, 8)); steps = r.epochs*max(n//bs, 1)
+    return replace(r, bs=bs, ema=round(min(r.ema, max(1-3/steps, 0)), 4))
+
+def _say_parts(parts, root):
+    "How many items each part of the split has, and which classes are not tested; DataError where none is"
+    n = parts.split.value_counts(); print(f'{root}: {_count(parts)}, ' + ', '.join(f'{n[s]} {s}' for s in ('train', 'valid', 'test') if s in n))
+    if len(n) == 1: raise DataError(f'{root}: every class is one recording, so there is nothing to test on; --fold 0 trains on all')
+    if rest := sorted(set(parts.label) - set(parts.label[parts.split != 'train'])): print(f'one recording each, so learned and not tested: {_few(rest)}')
+
+def _own(r, root, classes, split, fold, seed, every):
+    "Recipe and items for a person's own folder: its own split, or dealt after copies and recordings are put together"
+    items = _own_items(r, root, classes); given = 'split' in items and split in (None, 'official') and not every
+    r = replace(r, data='folders', split=split or ('official' if given else 'dealt'))
+    if fold not in ('0', '1') and not every and r.split != 'random': raise DataError(f'--fold {fold}: a folder is split once; --seed splits it anew, --fold all tests every item')
+    if fold != '0' and not given:
+        print(f'looking for repeats in {root}', flush=True); items = _one_side(items.drop(columns='split', errors='ignore'), duplicate_clusters(items))
+    parts = parts_of(r, items, 0 if every else int(fold), seed)
+    if fold != '0' and not every: _say_parts(parts, root)
+    return _sized(r, int((parts.split == 'train').sum())), items
 
 # %% ../nbs/06_app.ipynb #24cd2249
 def _show_search(rec, out):
@@ -184,14 +260,14 @@ def instruments_grid(
     if winner: _show_winner(out, items)
 
 # %% ../nbs/06_app.ipynb #a093ca4f
-SUFFIXES = set('.wav .flac .ogg .mp3 .au .aiff .aif .opus .jpg .jpeg .png .webp .bmp'.split())
+SUFFIXES = set('.wav .flac .ogg .mp3 .au .aiff .aif .opus .jpg .jpeg .png .webp .gif .bmp .tif .tiff'.split())
 
 def find_files(paths:list) -> list:
     "Files named, and files with a known suffix below folders named, in order; `DataError` for what is not there"
     found = []
     for p in map(Path, paths):
         if not p.exists(): raise DataError(f'{p}: no such file or folder')
-        found += sorted(q for q in p.rglob('*') if q.suffix.lower() in SUFFIXES and q.is_file()) if p.is_dir() else [p]
+        found += sorted(q for q in p.rglob('*') if q.suffix.lower() in SUFFIXES and not q.is_dir()) if p.is_dir() else [p]
     return found
 
 # %% ../nbs/06_app.ipynb #73bc8605
@@ -199,14 +275,17 @@ def _free(path, suffix=''):
     "`path`, or `path-2`, `path-3`, … when it is taken, with a suffix"
     return next(p for i in range(1, 10_000) if not (p := Path(f'{path}{f"-{i}"*(i > 1)}{suffix}')).exists())
 
+def _line(path): return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in path)    # a name may hold a new line, or orders to a terminal
+
 def _said(row, sure): return f'{"not sure, perhaps "*(row.prob < sure)}{row.label} ({100*row.prob:.0f} %)'
 
 def _write_timelines(clf, paths, folder):
     "`folder/<name>.csv` and `.png` for each sound"
     folder.mkdir(parents=True, exist_ok=True)
     for p in paths:
-        t, f = clf.timeline(p), _free(folder/Path(p).stem, '.csv'); t.to_csv(f, index=False)
-        fig = show_timeline(t).figure; fig.savefig(f.with_suffix('.png'), dpi=110, bbox_inches='tight'); plt.close(fig)
+        t, f = clf.timeline(p), _free(folder/Path(p).stem, '.csv'); write_csv(t, f); fig = show_timeline(t).figure
+        with replacing(f.with_suffix('.png')) as tmp: fig.savefig(tmp, format='png', dpi=110, bbox_inches='tight')
+        plt.close(fig)
     print(f'{folder}: {len(paths)} timelines')
 
 @command
@@ -220,8 +299,8 @@ def instruments_predict(
     clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
     files = find_files([paths] if isinstance(paths, str) else paths)
     t = clf.predict_paths(files, progress=len(files) > 20); t = t.loc[:, ~t.columns.str.startswith('p:')]
-    if csv: t.round(4).to_csv(csv, index=False, errors='backslashreplace')
-    else: print('\n'.join(f'{r.path}: {r.error or _said(r, clf.sure)}' for r in t.itertuples()))
+    if csv: write_csv(t.round(4), csv)
+    else: print('\n'.join(f'{_line(r.path)}: {r.error or _said(r, clf.sure)}' for r in t.itertuples()))
     if timeline: _write_timelines(clf, t.path[t.error == ''], Path(timeline))
     if csv: print(f'{csv}: {len(t)} files, {(t.error != "").sum()} of them unreadable')
     return int((t.error != '').any())

@@ -24,6 +24,7 @@ from tqdm import tqdm
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # pooch imports tqdm.auto, which warns wherever ipywidgets is missing
     import pooch
+from .data import naming
 
 # %% ../nbs/01_audio_transforms.ipynb #e991d30a
 class ItemError(ValueError): "A sound or photo that cannot be used: one sentence with the file and the reason"
@@ -56,7 +57,9 @@ def _pcm(data, sr=None):
             if f.channels > _MAX_CHANNELS: raise SoundError(f'has {f.channels} channels, more than {_MAX_CHANNELS}')
             if not lo <= rate <= hi: raise SoundError(f'has a rate of {rate} Hz, outside {lo} to {hi}')
             x = np.concatenate([np.zeros(0, 'float32'), *_blocks(f)])
-    except sf.LibsndfileError as e: raise SoundError(f'cannot be decoded: {e.error_string.strip(" .")}') from None
+    except sf.LibsndfileError as e:
+        why = 'No whole frame' if 'a pipe' in e.error_string else e.error_string.strip(' .')   # of a short MP3 it says that there is no such file
+        raise SoundError(f'cannot be decoded: {why}') from None
     if not np.isfinite(x).all(): raise SoundError('holds samples that are not finite')
     if len(x) and sr and sr != rate: x, rate = soxr.resample(x, rate, sr), sr
     if not len(x): raise SoundError('holds no samples')
@@ -168,14 +171,21 @@ def _opened(kind, paths, index):
     try: return kind(paths, index)
     except (OSError, ValueError, KeyError, TypeError, IndexError): return None
 
+def _decode_all(kind, paths, key, temp, progress, workers):
+    "Decode all files into one, `temp`; gives lengths, digests, numbers clipped, and reasons by index"
+    lengths, digests, clipped, broken = [], [], [], {}
+    try:
+        with open(temp, 'wb') as f:
+            for i, (y, digest, clip, why) in enumerate(tqdm(_in_order(lambda p: kind.load(p, key), paths, workers), 'decoding', len(paths), disable=not progress)):
+                f.write(y); lengths.append(y.size); digests.append(digest); clipped.append(clip)
+                if why: broken[i] = why
+            f.flush(); os.fsync(f.fileno())
+    except OSError: temp.unlink(missing_ok=True); raise
+    return lengths, digests, clipped, broken
+
 def _build(kind, paths, key, folder, temp, progress=True, workers=None):
     "Decode all files into a new store; gives its index"
-    lengths, digests, clipped, broken = [], [], [], {}
-    with open(folder/temp, 'wb') as f:
-        for i, (y, digest, clip, why) in enumerate(tqdm(_in_order(lambda p: kind.load(p, key), paths, workers), 'decoding', len(paths), disable=not progress)):
-            f.write(y); lengths.append(y.size); digests.append(digest); clipped.append(clip)
-            if why: broken[i] = why
-        f.flush(); os.fsync(f.fileno())
+    lengths, digests, clipped, broken = _decode_all(kind, paths, key, folder/temp, progress, workers)
     index = folder/f'{_name(digests, key)}.json'
     with FileLock(index.with_suffix('.lock')):  # another list of files may have the same contents
         if _opened(kind, paths, index): (folder/temp).unlink(); return index
@@ -187,7 +197,7 @@ def _build(kind, paths, key, folder, temp, progress=True, workers=None):
 # %% ../nbs/01_audio_transforms.ipynb #3e7dd275
 def _find(kind, paths, key, folder, note, workers=None):
     "The store of these files, if there is a whole one"
-    if note.is_file() and (s := _opened(kind, paths, folder/Path(note.read_text()).name)): return s
+    if note.is_file() and (s := _opened(kind, paths, folder/Path(note.read_text(errors='replace')).name)): return s
     if not any(folder.glob(f'{len(paths)}x{key}-*.json')): return None  # hashing reads every byte: only where it may help
     def digest(p):
         try: return _digest(_bytes(p))
@@ -206,7 +216,7 @@ def open_store(
 ) -> Store:
     "The store of these files, decoded in parallel if that was not done before. `ItemError` names all broken files"
     paths, folder = [str(p) for p in paths], _folder(cache, f'{kind.what}s'); note = folder/f'{(listing := _listing(paths, key))}.txt'
-    with FileLock(folder/f'{listing}.lock'):
+    with naming(folder), FileLock(folder/f'{listing}.lock'):
         store = _find(kind, paths, key, folder, note, workers) or kind(paths, _build(kind, paths, key, folder, f'{listing}.tmp', progress, workers))
         _put(note, store.index.name)
     if store.broken and not skip_broken:

@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'PhotoError', 'decode_photo',
-           'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix', 'Photo',
-           'ConvBlock', 'CustomCNN', 'show_maps', 'show_mistakes', 'grad_cam', 'show_cam']
+           'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix',
+           'PhotoBackground', 'PhotoDrawing', 'Photo', 'ConvBlock', 'CustomCNN', 'show_maps', 'show_mistakes',
+           'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math, warnings
+from contextlib import nullcontext
+from threading import Lock
 import matplotlib.pyplot as plt, numpy as np, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 with warnings.catch_warnings():
@@ -80,7 +83,8 @@ add_recipe(Recipe('sounds-cnn', about='Small residual CNN on 64 mel bands; offic
 # %% ../nbs/02_custom_cnn.ipynb #8103d465
 class PhotoError(ItemError): "A photo that cannot be used"
 
-_FORMATS, _MAX_PIXELS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'), 80_000_000
+_FORMATS, _MAX_PIXELS, _LARGE = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'), 80_000_000, 8_000_000
+_ALONE = Lock()    # a large photo takes a gigabyte for a moment: one at a time, however many threads there are
 
 def _rgb(im):
     "An upright RGB picture of one in any mode; what is transparent becomes white"
@@ -95,8 +99,11 @@ def _pixels(data, size):
         im = Image.open(io.BytesIO(data), formats=_FORMATS)
         if im.width*im.height <= _MAX_PIXELS:
             im.draft('RGB', (size, size))             # a large JPEG is decoded at a half, a quarter or an eighth
-            return np.asarray(_rgb(im).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.))
+            with _ALONE if im.width*im.height > _LARGE else nullcontext():
+                return np.asarray(_rgb(im).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.))
     except UnidentifiedImageError: raise PhotoError(f'is none of {", ".join(_FORMATS)}') from None
+    except Image.DecompressionBombError: raise PhotoError(f'has far more than {_MAX_PIXELS//10**6} million pixels') from None
+    except MemoryError: raise
     except Exception as e:                            # a decoder raises whatever it stumbles over
         raise PhotoError(f'cannot be decoded: {(str(e) or type(e).__name__).splitlines()[0][:80]}') from None
     raise PhotoError(f'has {im.width} x {im.height} pixels, more than {_MAX_PIXELS//10**6} million')
@@ -115,6 +122,7 @@ def _load_photo(path, size):
     y, digest, why = np.zeros(0, 'u1'), 'unreadable', None
     try: digest = _digest(data := _bytes(path)); y = _pixels(data, size)
     except ItemError as e: why = str(e)
+    except MemoryError: why = 'is too large for the memory that there is'
     return y, digest, 0, why
 
 class PhotoStore(Store):
@@ -135,7 +143,9 @@ def photo_store(
 ) -> PhotoStore:
     "The `PhotoStore` of these files by `open_store`; `ItemError` names all broken files"
     if not isinstance(size, int) or not 1 <= size <= 2048: raise PhotoError(f'the side of stored photos must be a whole number from 1 to 2048, not {size!r}')
-    return open_store(PhotoStore, paths, size, **kw)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module='PIL')          # what is odd about a photo is no news where it can be read, and an error where not
+        return open_store(PhotoStore, paths, size, **kw)
 
 # %% ../nbs/02_custom_cnn.ipynb #acf426d4
 def _unit(x): return x.float()/255 if x.dtype == torch.uint8 else x
@@ -218,6 +228,31 @@ class PhotoMix(nn.Module):
         p:float=.5,        # chance that a batch is mixed
     ): super().__init__(); self.ways, self.p = (v2.CutMix(alpha=cutmix), v2.MixUp(alpha=mixup)), p
     def forward(self, x, y): return self.ways[int(torch.rand(()) < .5)](x, y) if self.training and torch.rand(()) < self.p else (x, y)
+
+# %% ../nbs/02_custom_cnn.ipynb #9e7eeb9e
+def _blur(x, k=9): return F.avg_pool2d(F.pad(x, (k//2,)*4, mode='replicate'), k, 1)
+
+class PhotoBackground(RandomTransform):
+    "Photos (B, 3, H, W) whose edges have one colour before something else: the middle of another photo, blown up, or another colour; as floats"
+    def draw(self, x):
+        n = len(x); i, colour = torch.randint(n, (n,), generator=self.gen), torch.rand(n, 3, 1, 1, generator=self.gen)
+        return self.uniform(n, 0, 1) < self.p, i, torch.where(self.uniform(n, 0, 1).view(-1, 1, 1, 1) < .3, colour, math.nan)
+    def transform(self, x, which, other, colour):
+        x = _unit(x).clone(); edge = torch.cat([x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]], 2); plain = edge.median(2, keepdim=True).values
+        i = ((((edge-plain).abs().amax(1) < .08).float().mean(1) > .75) & which.to(x.device)).nonzero()[:, 0]; third = x.shape[-1]//3
+        if not len(i): return x
+        thing = ((x[i]-plain[i, ..., None]).abs().amax(1, keepdim=True)*10 - .5).clamp(0, 1); colour, middle = colour.to(x)[i], x[other.to(x.device)[i], :, third:-third, third:-third]
+        new = torch.where(colour.isnan(), F.interpolate(middle, x.shape[2:], mode='bilinear'), colour); x[i] = torch.lerp(new, x[i], _blur(thing, 3))
+        return x
+
+class PhotoDrawing(RandomTransform):
+    "Photos (B, 3, H, W) as drawings: ink on white, ink on flat colours, or chalk on black; as floats"
+    def draw(self, x): return torch.where(self.uniform(len(x), 0, 1) < self.p, torch.randint(3, (len(x),), generator=self.gen), -1), self.uniform(len(x), 1, 5)
+    def transform(self, x, kind, strength):
+        x = _unit(x).clone(); i = (kind >= 0).nonzero()[:, 0].to(x.device); kind = kind.to(x.device)[i].view(-1, 1, 1, 1)
+        if not len(i): return x
+        grey = x[i].mean(1, keepdim=True); ink = (grey/_blur(grey).clamp(min=.02)).clamp(max=1)**strength.to(x)[i].view(-1, 1, 1, 1)
+        x[i] = torch.where(kind == 0, ink.expand(-1, 3, -1, -1), torch.where(kind == 1, ink*(_blur(x[i], 5)*4).round()/4, 1-ink)); return x
 
 # %% ../nbs/02_custom_cnn.ipynb #66fb36e7
 class Photo(nn.Module):

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SOUNDS', 'PHOTOS', 'ESC50_CLASSES', 'esc50', 'IRMAS_NAMES', 'irmas', 'irmas_notes', 'gtzan', 'instruments30',
-           'DATASETS', 'FOLDS', 'DataError', 'Dataset', 'replacing', 'data_root', 'folder_items', 'add_folds',
-           'split_items', 'source_weights', 'best_constant', 'download', 'unpack', 'Audit', 'audit', 'show_pairs',
-           'duplicate_clusters', 'audit_record']
+           'DATASETS', 'FOLDS', 'DataError', 'Dataset', 'naming', 'replacing', 'write_csv', 'data_root', 'folder_items',
+           'left_out', 'add_folds', 'split_items', 'source_weights', 'best_constant', 'download', 'unpack', 'Audit',
+           'audit', 'show_pairs', 'duplicate_clusters', 'audit_record']
 
 # %% ../nbs/00_data.ipynb #836dd461
 import colorsys, hashlib, io, json, os, re, shutil, stat, tarfile, tempfile, time, warnings, zipfile, zlib
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, requests, soundfile as sf, soxr
@@ -26,6 +26,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
+from unicodedata import normalize
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # pooch imports tqdm.auto, which warns wherever ipywidgets is missing
     import pooch
@@ -34,8 +35,8 @@ with warnings.catch_warnings():
 class DataError(ValueError):
     "Something about the data that its user can mend, said in one sentence that names the file or the argument"
 
-SOUNDS = frozenset('.wav .flac .ogg .mp3 .au'.split())
-PHOTOS = frozenset('.jpg .jpeg .png'.split())
+SOUNDS = frozenset('.wav .flac .ogg .mp3 .opus .au .aiff .aif'.split())
+PHOTOS = frozenset('.jpg .jpeg .png .webp .gif .bmp .tif .tiff'.split())
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
@@ -62,11 +63,27 @@ class Dataset:
 
 # %% ../nbs/00_data.ipynb #cbfbece1
 @contextmanager
+def naming(path):
+    "In a `with`, an error of the system that names no file, such as a full disk, is said of `path`"
+    try: yield
+    except OSError as e:
+        if e.filename or not e.errno: raise
+        raise OSError(e.errno, e.strerror, str(path)) from None
+
+@contextmanager
 def replacing(path):
     "A temporary name beside `path` for a `with`; it is moved onto `path` at the end, and removed if something went wrong"
     tmp = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}.tmp')
-    try: yield tmp; os.replace(tmp, path)
+    try:
+        with naming(path): yield tmp
+        os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def write_csv(table:pd.DataFrame, path):
+    "A table as CSV, whole or not at all; a pipe or a device is written to as it is"
+    path = Path(path); there = path.exists() and not path.is_file()
+    with nullcontext(path) if there else replacing(path.resolve() if path.is_symlink() else path) as f, naming(path):
+        table.to_csv(f, index=False, errors='backslashreplace')
 
 # %% ../nbs/00_data.ipynb #e12134a4
 ESC50_CLASSES = tuple('''dog rooster pig cow frog cat hen insects sheep crow
@@ -422,20 +439,54 @@ def _class_files(folder, exts):
     "(class, file) of every file in the class folders of `folder`"
     return [(d.name, f) for d in sorted(folder.iterdir()) if d.is_dir() and d.name[0] != '.' for f in _listing(d, exts)]
 
+def _seen(folder, root):
+    "Everything below `folder` that is not hidden, in order; DataError for a link out of `root` and for a name that no table can hold"
+    for p in sorted(folder.rglob('*')):
+        if any(q[0] == '.' for q in p.relative_to(folder).parts): continue
+        if re.search('[\0-\x1f\x7f-\x9f\ud800-\udfff]', str(p)): raise DataError(f'{ascii(str(p))[1:-1]} has a name that is no text: rename it')
+        if p.is_symlink() and not Path(os.path.realpath(p)).is_relative_to(os.path.realpath(root)):
+            raise DataError(f'{p} is a link that leads out of {root}: put there what it points to')
+        yield p
+
+def _parts(root, exts):
+    "The folders of a split in `root`, or itself; sounds or photos right in `train` make it a class, of trains"
+    split = (root/'train').is_dir() and not _listing(root/'train', exts)
+    return [d for d in _SPLITS if (root/d).is_dir()] if split else ['']
+
+def _own_groups(t, root):
+    "A file is a group of its own; where a class has several subfolders, each of them is one: a session, a recording"
+    folder = t.path.map(lambda p: str(Path(p).parent.relative_to(root)))
+    deep = t.deep & (folder.groupby(t.label).transform('nunique') > 1)
+    return folder.where(deep, t.path.map(lambda p: str(Path(p).relative_to(root).with_suffix(''))))
+
 def folder_items(
     root,               # a folder of class folders, or of train/valid/test with class folders in each
     exts=SOUNDS|PHOTOS, # extensions that count
-) -> pd.DataFrame:      # path, label, group (each file its own), and split where there is one
+) -> pd.DataFrame:      # path, label, group (a subfolder of a class, else each file its own), and split where there is one
     "Items of any folder of class folders; DataError where it is empty or mixes sounds with photos"
     root = Path(root)
     if not root.is_dir(): raise DataError(f'{root} is not a folder')
-    parts = [d for d in _SPLITS if (root/d).is_dir()] if (root/'train').is_dir() else ['']
-    rows = [(str(f), c, str(f.relative_to(root).with_suffix('')), _SPLITS.get(p))
-            for p in parts for c, f in _class_files(root/p, exts)]
-    items = _frame(rows, root, 'split'); photo = items.path.map(lambda p: Path(p).suffix.lower() in PHOTOS)
+    found = [(f, f.relative_to(root/p).parts, _SPLITS.get(p)) for p in _parts(root, exts) for f in _seen(root/p, root)
+             if f.suffix.lower() in exts and f.is_file()]
+    rows = [(str(f), normalize('NFC', q[0]), '', part, len(q) > 2) for f, q, part in found if len(q) > 1]
+    items = _frame(rows, root, 'split', 'deep'); photo = items.path.map(lambda p: Path(p).suffix.lower() in PHOTOS)
     if photo.nunique() > 1:
         raise DataError(f'{root} mixes sounds and photos: {items.path[~photo].iloc[0]} and {items.path[photo].iloc[0]}')
-    return items if parts != [''] else items.drop(columns='split')
+    items = items.assign(group=_own_groups(items, root)).drop(columns='deep')
+    return items if items.split.notna().all() else items.drop(columns='split')
+
+def _few(names, n=3): return ', '.join(names[:n]) + f' and {len(names)-n} more'*(len(names) > n)
+
+def left_out(
+    root,               # the folder
+    items:pd.DataFrame, # its items
+) -> str:
+    "What lies in a folder and is in none of its items, in one sentence; empty where there is nothing"
+    root, used = Path(root), set(items.path); full = {d for p in used for d in Path(p).parents}
+    rest = [(p.is_dir(), str(p.relative_to(root))) for p in _seen(root, root) if str(p) not in used and p not in full]
+    files, folders = [q for d, q in rest if not d], [q for d, q in rest if d]
+    said = [f'{len(files)} file{"s"*(len(files) > 1)} ({_few(files)})']*bool(files) + [f'nothing to use in {_few(folders)}']*bool(folders)
+    return 'left out: ' + '; '.join(said) if said else ''
 
 # %% ../nbs/00_data.ipynb #52c57011
 def _fold_numbers(folds, what):
@@ -610,19 +661,27 @@ def _fold_split(items, fold, halve, seed):
     if halve: side[test] = np.where(_group_folds(items[test], 2, seed) == 1, 'valid', 'test')
     return items.assign(split=side)
 
+def _dealt(items, seed, parts=7):
+    "Side of each item: of the groups of a label every seventh is test and the next one valid; two are test and train, one is train"
+    g = items.assign(label=items.label.map(str)).drop_duplicates('group').sample(frac=1, random_state=seed)
+    m = g.groupby('label').group.transform('size'); k = g.groupby('label').cumcount() % m.clip(upper=parts)
+    side = np.select([(k == 0) & (m > 1), (k == 1) & (m > 2)], ['test', 'valid'], 'train')
+    return items.group.map(dict(zip(g.group, side)))
+
 def split_items(
     items:pd.DataFrame,   # from `Dataset.items` or `folder_items`
-    how:str='folds',      # 'folds', 'halves', 'random', 'neighbours', 'source', 'source_fastai', 'official' or 'groups'
+    how:str='folds',      # 'folds', 'halves', 'random', 'neighbours', 'source', 'source_fastai', 'official', 'groups' or 'dealt'
     fold:int=1,           # the fold to test, where there are folds
-    seed:int=0,           # of 'halves' and 'groups'
+    seed:int=0,           # of 'halves', 'groups' and 'dealt'
 ) -> pd.DataFrame:        # a copy with `split`: train, valid, test
     "Items with their side of a split; DataError where the items lack what `how` needs"
     if how in _COLUMNS: return _given_split(items, _COLUMNS[how])
     if how in ('random', 'neighbours'): return _fold_split(add_folds(items, how=how), fold, False, seed)
     if how in ('folds', 'halves'): return _fold_split(items, fold, how == 'halves', seed)
+    if how == 'dealt': return items.assign(split=_dealt(items, seed))
     if how == 'groups':
         return items.assign(split=np.array(['test', 'valid'] + ['train']*5)[_group_folds(items, 7, seed)-1])
-    raise DataError(f"how={how!r} is not a split: use folds, halves, random, neighbours, {', '.join(_COLUMNS)} or groups")
+    raise DataError(f"how={how!r} is not a split: use folds, halves, random, neighbours, {', '.join(_COLUMNS)}, groups or dealt")
 
 # %% ../nbs/00_data.ipynb #0e65a4b0
 def source_weights(
@@ -798,7 +857,7 @@ def fetch(self:Dataset,
     raise DataError(by_hand.format(name=self.name, url=self.url, dest=home, root=f' --root {root}' if root else ''))
 
 # %% ../nbs/00_data.ipynb #31134935
-_FP_SR, _FP_HOP, _FP_BANDS = 8000, 256, 40
+_FP_SR, _FP_HOP, _FP_BANDS, _FP_SECONDS = 8000, 256, 40, 300
 
 def _fingerprint(x, sr):
     "Detail of a sound (T,): log levels (bands, frames) less their running means over one second and nine bands, float32"
@@ -815,7 +874,7 @@ def _sound_facts(path):
     except (OSError, sf.LibsndfileError) as e: return dict(fault=f'unreadable: {str(e).splitlines()[0][:60]}')
     x = x.mean(1); facts = dict(digest=hashlib.blake2b(data).hexdigest(), sr=sr, seconds=len(x)/sr, peak=float(np.abs(x).max(initial=0)))
     if not len(x): return facts | dict(fault='empty')
-    return facts | (dict(fault='silent') if facts['peak'] < 1e-4 else dict(fingerprint=_fingerprint(x, sr)) if len(x) > sr/4 else {})
+    return facts | (dict(fault='silent') if facts['peak'] < 1e-4 else dict(fingerprint=_fingerprint(x[:_FP_SECONDS*sr], sr)) if len(x) > sr/4 else {})
 
 # %% ../nbs/00_data.ipynb #015ef8b3
 def _photo_facts(path):
@@ -829,6 +888,7 @@ def _photo_facts(path):
 
 # %% ../nbs/00_data.ipynb #f1c84c1b
 _FAR = 62   # frames of 32 ms: two seconds each way
+_ROOM = 2_000_000   # frames of all sounds together: of many long ones only the beginnings are compared
 
 def _energies(W):
     "Energy of the first k frames of each fingerprint (N, T+1)"
@@ -842,8 +902,8 @@ def _overlap(E, i, lags):
 
 def _sound_scores(fps, block=32):
     "(N, N) best correlation over offsets of fingerprints (bands, frames), and the offset in frames"
-    T = max(f.shape[1] for f in fps); far = min(_FAR, T-1); lags, size = np.arange(-far, far+1), next_fast_len(T+far, True)
-    W = np.stack([np.pad(f, ((0, 0), (0, T-f.shape[1]))) for f in fps])
+    T = min(max(f.shape[1] for f in fps), max(_ROOM//len(fps), 2)); far = min(_FAR, T-1); lags, size = np.arange(-far, far+1), next_fast_len(T+far, True)
+    W = np.stack([np.pad(f[:, :T], ((0, 0), (0, max(T-f.shape[1], 0)))) for f in fps])
     E, spec = _energies(W), np.ascontiguousarray(rfft(W, size).astype('complex64').transpose(2, 0, 1))   # (frequency, N, bands)
     score, lag = np.zeros((len(W),)*2, 'float32'), np.zeros((len(W),)*2, 'int16')
     for k in range(0, len(W), block):
@@ -888,6 +948,7 @@ def _fine_score(a, b, view):
 
 # %% ../nbs/00_data.ipynb #ede560c8
 _SAME = dict(sound=.5, short=.97, coarse=.7, photo=.5)
+_MANY = 10_000   # files; of more only equal bytes are looked for, since pairs grow with the square
 
 def _same_bytes(digests):
     "Pairs (i, j) with equal digests"
@@ -912,7 +973,7 @@ def _find_pairs(facts, kind, rows=None):
     has = np.flatnonzero(facts.fingerprint.notna()) if 'fingerprint' in facts else np.zeros(0, int)
     found, t = {(i, j): (1., 0.) for i,j in _same_bytes(facts.digest)}, facts.iloc[has]
     pos = np.arange(len(has)) if rows is None else np.searchsorted(has, np.intersect1d(has, rows))
-    more = [] if len(has) < 2 or not len(pos) else _sound_pairs(t.fingerprint.tolist(), t.seconds.to_numpy()) if kind == 'sound' else _photo_pairs(t.fingerprint.tolist(), pos)
+    more = [] if not 1 < len(has) <= _MANY or not len(pos) else _sound_pairs(t.fingerprint.tolist(), t.seconds.to_numpy()) if kind == 'sound' else _photo_pairs(t.fingerprint.tolist(), pos)
     for a,b,score,offset in more: found.setdefault(tuple(sorted((int(has[a]), int(has[b])))), (score, offset))
     return [(*ij, *found[ij]) for ij in sorted(found)]
 

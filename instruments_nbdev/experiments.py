@@ -507,6 +507,7 @@ _CARD = """# {name}
 _BY_FOLDS = dict(trained='all {n} items', seen='The model in this file has seen all of them and was not tested itself.',
                  measured='{mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} items')
 _BY_PART = dict(trained='the training part', measured='{accuracy:.1f} % of {n} {part} items', seen='The model in this file is the one that was measured.')
+_BY_REST = dict(trained='all items', measured='{accuracy:.1f} % of {n} {part} items, by the same recipe trained on the others', seen=_BY_FOLDS['seen'])
 _OTHERS = dict(sound='recordings of other rooms, microphones and mixtures', photo='drawings, other cameras and several instruments at once')
 
 def _unsplit(record): return replace(recipe_from(record['recipe']), split='')
@@ -517,12 +518,15 @@ def _figures(run, record):
         if _unsplit(record) != _unsplit(run.record): raise TrainingError(f'{run.path}: the cross-validation is of another recipe')
         return 'cv', record['cv'], _BY_FOLDS
     part = next((p for p in ('test', 'valid') if p in record['metrics']), None)
-    if record != run.record or not part: raise TrainingError(f'{run.path}: neither a cross-validation nor a tested run says how good it is')
-    return part, record['metrics'][part], _BY_PART | (dict(seen='Its settings were chosen on these very items.') if part == 'valid' else {})
+    if not part or record != run.record and (run.record['metrics'] or _unsplit(record) != _unsplit(run.record)):
+        raise TrainingError(f'{run.path}: neither a cross-validation nor a tested run says how good it is')
+    own = _BY_PART | (dict(seen='Its settings were chosen on these very items.') if part == 'valid' else {})
+    return part, record['metrics'][part], own if record == run.record else _BY_REST
 
 def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
     "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"
-    clf, ds, (part, m, words) = run.model, DATASETS[run.model.recipe.data], _figures(run, record); clf.summary |= {part: m}
+    clf, ds, (part, m, words) = run.model, DATASETS[run.model.recipe.data], _figures(run, record)
+    clf.summary = {k: record[k] for k in ('temperature', 'sure', 'thresholds') if k in record} | clf.summary | {part: m}
     pct = m | {k: 100*m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m} | dict(part={'valid': 'validation'}.get(part, part))
     facts = {k: w.format(**pct) for k, w in words.items()} | dict(labels=', '.join(clf.labels), title=ds.title, licence=ds.licence, kind=ds.kind, others=_OTHERS[ds.kind])
     facts |= dict(one='one or several' if clf.recipe.multi_label else 'one', origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else '',

@@ -6,19 +6,20 @@
 __all__ = ['GUITARS', 'BANDS', 'NINE', 'merge_guitars', 'merge_probs', 'label_record', 'hold_out', 'BandSpectrogram', 'MultiSTFT',
            'Fill', 'show_bands', 'Branch', 'MNBranch', 'MultiBranch', 'MixClips', 'Room', 'Colour', 'Speed',
            'EvenLogMel', 'ablations', 'most_prominent', 'with_names', 'write_mixes', 'predict_clips', 'merged',
-           'clip_log', 'show_log', 'specialists']
+           'mix_record', 'clip_log', 'show_log', 'specialists']
 
 # %% ../nbs/04_irmas_multistft.ipynb #1ceb532d
 import math
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, soundfile as sf, torch, torch.nn as nn, torch.nn.functional as F
 from fastcore.basics import patch
 from scipy.fft import next_fast_len
 from tqdm import tqdm
 from .audio_transforms import ClipNorm, LogMel, RandomTransform, Spectrogram, ToDB, decode, mel_bank, to_float, _fit, _rms
 from .custom_cnn import conv_bn
-from .data import IRMAS_NAMES, best_constant, irmas
+from .data import IRMAS_NAMES, best_constant, irmas, write_csv
 from .evaluation import Report
 from .training import Classifier, Recipe, TrainingError, add_recipe, build, fit, predict_store
 from .transfer import MN, MN_FRONT_END, read_weights, weights_file, _groups, _load, _mn_names
@@ -310,10 +311,11 @@ add_recipe(replace(_S4, name='irmas-model2', about='Source S4, model 2: three ST
 add_recipe(replace(_S4, name='irmas-multistft-mn', about='Model 2.3 with three mn04 from AudioSet as branches', weights='audioset',
     body=('irmas_multistft.MultiBranch', dict(branch='mn', hidden=(512,))), keep_stats=True))
 
-add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, gently fine-tuned on mixtures; irmas_notes, no source on both sides: 80 % or more (frozen: 74.9 %)',
-    data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', {}), weights='audioset',
+_AUDIOSET = dict(cel=193, cla=198, flu=196, gac=143, gel=141, org=155, pia=153, sax=197, tru=187, vio=191, voi=27)   # its numbers of the eleven instruments
+add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, its instruments as the head to begin with, gently fine-tuned on mixtures; irmas_notes, no source on both sides',
+    data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()))), weights='audioset',
     augment=(*_RING, ('irmas_multistft.Speed', {}), ('irmas_multistft.Colour', {}), ('irmas_multistft.Room', {}), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.3))),
-    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=20, freeze=6, keep_stats=True, bs=32, lr=5e-3, lr_low=1e-3, wd=.01, ema=.98, half=True));
+    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=20, freeze=6, fixed=1, keep_stats=True, balance=.5, bs=32, lr=5e-3, lr_low=1e-2, l2_sp=.3, wd=.01, ema=.98, half=True));
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8770a5f
 def ablations(recipe:Recipe) -> dict:
@@ -380,6 +382,21 @@ def merged(report:Report) -> Report:
     guitar = {'gui': max(t.get(k, .5) for k in GUITARS)}
     return Report(labels, report.items.assign(label=merge_guitars(report.items.label)), probs, f'{report.name}, guitars merged', report.preview, t | guitar)
 
+# %% ../nbs/04_irmas_multistft.ipynb #47a6c4fd
+def mix_record(
+    clf:Classifier,
+    items:pd.DataFrame,   # path, one label each: what is mixed
+    n:int=300,            # mixtures
+    seed:int=0,
+    **kw,                 # most, seconds, lo of `write_mixes`
+) -> dict:
+    "Figures of `clf` on mixtures of items, its windows pooled by mean and by max, and by the number of instruments in a mixture"
+    with TemporaryDirectory() as tmp:
+        mixes = write_mixes(items, tmp, n, sr=clf.recipe.store[1]['sr'], seed=seed, **kw)
+        found = {p: predict_clips(clf, mixes, p, tmp, progress=False) for p in ('mean', 'max')}; size = mixes.label.map(len).to_numpy()
+        by = {str(k): predict_clips(clf, mixes[size == k], 'mean', tmp, progress=False).metrics for k in sorted(set(size))}
+    return dict(recipe=clf.recipe.name, seed=seed, metrics={p: r.metrics for p, r in found.items()}, by_number=by)
+
 # %% ../nbs/04_irmas_multistft.ipynb #187ec4cd
 def clip_log(
     report:Report,   # of `predict_clips`
@@ -389,7 +406,7 @@ def clip_log(
     right = report.right; so_far = right.cumsum()/(np.arange(len(right))+1)
     t = pd.DataFrame(dict(file=[Path(p).name for p in report.items.path], truth=report.items.label.str.join(' '), label=report.predicted,
                           confidence=report.probs.max(1).round(4), right=right, accuracy=so_far.round(4)))
-    if csv: t.to_csv(csv, index=False, errors='backslashreplace')
+    if csv: write_csv(t, csv)
     return t
 
 def show_log(

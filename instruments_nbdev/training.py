@@ -11,7 +11,7 @@ __all__ = ['RECIPES', 'FORMAT', 'OPTIMISERS', 'SCHEDULES', 'POOLING', 'FILES', '
            'show_timeline']
 
 # %% ../nbs/01a_training.ipynb #50b0b93d
-import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time
+import base64, contextlib, io, json, math, os, platform, random, re, shutil, tempfile, time, warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
@@ -32,11 +32,12 @@ from fastai.torch_core import default_device
 from fastcore.all import chunked, noop, patch
 from filelock import FileLock, Timeout
 from jinja2 import Template
+from matplotlib.font_manager import get_font_names
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 from .audio_transforms import seed_transforms
-from .data import replacing, source_weights, split_items
+from .data import naming, replacing, source_weights, split_items
 from .evaluation import Report, _listed, fit_sure, fit_temperature, fit_thresholds, one_hot, temper
 
 # %% ../nbs/01a_training.ipynb #1f79bfce
@@ -72,6 +73,7 @@ class Recipe:
     l2_sp:float = 0.               # decay of pretrained weights towards where they started, as a share of the learning rate
     balance:float = 1.             # items of large groups are drawn less often within their label: 1 not at all, 0 so that groups are drawn alike
     freeze:int = 0                 # first epochs, in which only the body's last group of parameters (the head) learns
+    probe:int = 0                  # views of each item, as it is and then augmented, on which the head is first fitted by logistic regression while the body is frozen; 0: the head starts at random
     fixed:int = 0                  # first groups of the body's parameters that never learn: cheaper, for nothing flows back to them
     lr_low:float = 1.              # learning rate of the body's first group, as a share of `lr`; in between: geometric
     keep_stats:bool = False        # batch norms outside the head keep their statistics
@@ -166,23 +168,38 @@ class MeanStdLinear(nn.Module):
 
 # %% ../nbs/01a_training.ipynb #5b201c6e
 FORMAT = 1
+_BLANK = '0'*32                # stands where the digest will be
+
+def _digest(data, told=_BLANK):
+    "Digest of a model file, in which zeros take the place of the one that it tells"
+    return blake2b(data.replace(told.encode(), _BLANK.encode(), 1), digest_size=16).hexdigest()
 
 def save_model(clf:Classifier, path:str) -> Path:
     "The file that `load_model` reads; written beside `path` and moved there whole"
     path, half = Path(path), clf.recipe.half
-    meta = dict(format=FORMAT, recipe=asdict(clf.recipe), labels=clf.labels, summary=clf.summary)
+    meta = dict(digest=_BLANK, format=FORMAT, recipe=asdict(clf.recipe), labels=clf.labels, summary=clf.summary)
     state = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k,v in clf.state_dict().items()}
-    with replacing(path) as tmp: save_file(state, tmp, metadata={'instruments_nbdev': json.dumps(meta)})
+    data = save(state, {'instruments_nbdev': json.dumps(meta)})
+    with replacing(path) as tmp: tmp.write_bytes(data.replace(_BLANK.encode(), _digest(data).encode(), 1))
     return path
 
 # %% ../nbs/01a_training.ipynb #0f6d6d1a
+def _intact(meta, data):
+    "Has a file the digest that it tells? An older one tells none, and nothing else that is not known"
+    if not isinstance(meta, dict) or meta.keys() <= {'format', 'recipe', 'labels', 'summary'}: return True
+    told = meta.get('digest')
+    return isinstance(told, str) and told == _digest(data, told)
+
 def _read_model(path):
     if not Path(path).exists(): raise TrainingError(f'{path}: no such model file, and none of that name is bundled ({", ".join(bundled())})')
     if not Path(path).is_file(): raise TrainingError(f'{path}: not a file')        # a pipe would never end
     try:
-        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {})['instruments_nbdev']), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, 'pt') as f: meta, state = json.loads((f.metadata() or {})['instruments_nbdev']), {k: f.get_tensor(k) for k in f.keys()}
+        whole = _intact(meta, Path(path).read_bytes())
     except KeyError: raise TrainingError(f'{path}: a safetensors file, but not a model of this package') from None
     except (SafetensorError, OSError, ValueError, RecursionError): raise TrainingError(f'{path}: not a safetensors file, or a damaged one; nothing was loaded') from None
+    if not whole: raise TrainingError(f'{path}: a damaged model file: its bytes are not those that were saved; nothing was loaded')
+    return meta, state
 
 def _small(x):
     "Are all numbers in a description of a size that a network can have?"
@@ -325,7 +342,7 @@ class EMA(Callback):
 class History(Callback):
     "One row an epoch: losses, validation accuracy, learning rate, seconds; with a progress bar"
     order = 60
-    def __init__(self, rows:list, desc='', progress=True): self.rows, self.desc, self.progress = rows, desc, progress
+    def __init__(self, rows:list, desc='', progress=True): self.rows, self.desc, self.progress, self.bar = rows, desc, progress, tqdm(disable=True)
     def before_fit(self):
         n = len(self.dls[0])
         self.bar = tqdm(total=self.n_epoch*n, initial=len(self.rows)*n, desc=self.desc, disable=not self.progress, unit='batch', mininterval=.5)
@@ -372,7 +389,8 @@ class Checkpoint(Callback):
                     best=(best.score, best.epoch_, best.state) if best else None)
     def after_epoch(self):
         if self.epoch+1 != len(self.learn.history.rows) or (time.time()-self.last < self.every and self.epoch+1 < self.n_epoch): return
-        with replacing(self.path) as tmp: torch.save(self.state(), tmp)
+        torch.save(self.state(), b := io.BytesIO())
+        with replacing(self.path) as tmp: tmp.write_bytes(b.getbuffer())
         self.last = time.time()
 
 # %% ../nbs/01a_training.ipynb #e200113a
@@ -505,6 +523,14 @@ details{margin-top:2rem}pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-
 {% else %}<p>None: every item was right.</p>{% endif %}
 <details><summary>Record</summary><pre>{{ record }}</pre></details>""", autoescape=True)
 
+_FONTS = ('Noto Sans CJK JP', 'Noto Sans CJK SC', 'Hiragino Sans', 'Yu Gothic', 'Microsoft YaHei', 'Malgun Gothic', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Arial Unicode MS')
+
+@contextlib.contextmanager
+def _any_names():
+    "Pictures made in this `with` show class names as people write them: in any script that has a font here, and with $ that begins no formula"
+    with warnings.catch_warnings(), plt.rc_context({'font.family': ['sans-serif', *sorted(set(_FONTS) & set(get_font_names()))], 'text.parse_math': False}):
+        warnings.filterwarnings('ignore', 'Glyph'); yield
+
 def fig_html(fig, dpi:int=90) -> str:
     "A figure as an `<img>` that holds its own data; the figure is closed"
     fig.savefig(b := io.BytesIO(), format='png', dpi=dpi, bbox_inches='tight'); plt.close(fig)
@@ -531,6 +557,7 @@ def show_inputs(clf:Classifier, store, idxs, titles):
 def _pct(x): return f'{100*x:.1f} %'
 def _text(label): return ', '.join(_listed(label))
 
+@_any_names()
 def write_report(path, clf, record, report, store, rows) -> Path:
     "`report.html`: one self-contained page about a run"
     m, pos = report.metrics, report.items.pos.to_numpy()
@@ -541,7 +568,7 @@ def write_report(path, clf, record, report, store, rows) -> Path:
         beside=f'{m["n"]} items, 95 % interval {_pct(m["low"])} to {_pct(m["high"])}; the best constant answer would get {_pct(m["constant"])}. '
                f'{clf.n_params:,} parameters, {record["file_bytes"]/1e6:.2f} MB, trained in {record["seconds"]:.0f} s on {record["device"]}.',
         table=pd.DataFrame(record['metrics']).T.to_html(float_format='%.3f'), examples=fig_html(show_inputs(clf, store, show.tolist(), show.index)),
-        curves=fig_html(show_curves(rows)[0].figure), confusion=fig_html(report.show_confusion().figure), per_class=report.per_class().to_html(),
+        curves=fig_html(show_curves(rows)[0].figure) if rows else 'No epochs: the head was fitted at once.', confusion=fig_html(report.show_confusion().figure), per_class=report.per_class().to_html(),
         mistakes=wrong, record=json.dumps({k: v for k,v in record.items() if k not in ('epochs', 'errors')}, indent=1))
     Path(path).write_text(page, encoding='utf-8'); return Path(path)
 
@@ -596,7 +623,7 @@ def _working_folder(out, plan, resume):
     "The hidden folder in which the run `out` is being written; moved to `out` at the end"
     out = Path(out); work = out.with_name(f'.{out.name}.partial'); out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out.with_name(f'.{out.name}.lock'), timeout=0):
+        with naming(out), FileLock(out.with_name(f'.{out.name}.lock'), timeout=0):
             if out.exists(): raise TrainingError(f'{out} exists already; choose another folder, or remove it')
             if work.exists() and not resume: shutil.rmtree(work)
             work.mkdir(exist_ok=True); _same_plan(work/'plan.json', plan, out)
@@ -653,11 +680,23 @@ def _speed(recipe, clf, dls, work, speed):
     return speed
 
 # %% ../nbs/01a_training.ipynb #aff72177
+def _probed(recipe, clf, loader, seed, progress=False):
+    "`clf` with a head that is a logistic regression on what its frozen body makes of the training items"
+    if not hasattr(clf.body, 'fit_head'): raise TrainingError(f'recipe {recipe.name}: {recipe.body[0]} has no head that can be fitted first')
+    tfms, device = seed_transforms(nn.Sequential(*map(build, recipe.augment)).train(), seed), default_device(); clf.to(device).eval(); loader.seed(seed)
+    batches = [np.array(b) for v in range(recipe.probe) for b in chunked(loader.dataset.tolist(), recipe.bs)]; first = len(batches)//recipe.probe
+    with torch.inference_mode():
+        out = [(clf.body.pooled(clf.front_end((tfms if i >= first else noop)(x.to(device)))).float().cpu(), y.argmax(1)) for i, (x, y) in enumerate(map(loader.gather, tqdm(batches, 'first fit of the head', disable=not progress)))]
+    clf.body.fit_head(*map(torch.cat, zip(*out))); return clf
+
 def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
     "Trains `clf` in place; gives the rows of all epochs and the settings used"
     speed = _speed(recipe, clf, dls, work, speed); set_speed(clf, **speed)
     learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs); done = _resume(learn, work/'checkpoint.pt')
-    learn.fit(recipe.epochs, cbs=ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups()))))), start_epoch=done)
+    if recipe.probe and not done: _probed(recipe, clf, dls[0], seed, progress)
+    schedule = ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups())))))
+    try: learn.fit(recipe.epochs, cbs=schedule, start_epoch=done)
+    except OSError: learn.history.bar.close(); raise        # what is said of a full disk begins on a line of its own
     if (best := getattr(learn, 'best', None)) and best.state: clf.load_state_dict(best.state)
     return learn.history.rows, speed
 

@@ -17,6 +17,7 @@ with warnings.catch_warnings():
     from timm.models import adapt_input_conv
 from fastai.vision.learner import create_head
 from safetensors import safe_open
+from sklearn.linear_model import LogisticRegression
 from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
 from torchvision.ops.misc import SqueezeExcitation
 from .audio_transforms import _folder
@@ -75,16 +76,18 @@ class MN(MobileNetV3):
     def __init__(self,
         width:float=.4,      # of all layers; mn04 is 0.4
         dropout:float=.2,    # before the last layer
+        start:tuple=(),      # numbers of AudioSet's classes from whose rows the last layer starts, one a label; with other labels it starts from random numbers
         n_out:int=527,
     ):
         settings, last = _mobilenet_v3_conf('mobilenet_v3_large', width_mult=width)
         block = partial(InvertedResidual, se_layer=partial(SqueezeExcitation, scale_activation=nn.Sigmoid))
-        super().__init__(settings, last, n_out, block, partial(nn.BatchNorm2d, eps=1e-3, momentum=.01), dropout)
+        super().__init__(settings, last, n_out, block, partial(nn.BatchNorm2d, eps=1e-3, momentum=.01), dropout); self.start = list(start)
         self.features[0][0] = nn.Conv2d(1, self.features[0][0].out_channels, 3, 2, 1, bias=False)
     def forward(self, x): return super().forward(x[:, None])
     def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), list(self.classifier[-1].parameters())]
     def load_weights(self, name):
         state = _mn_names(read_weights(weights_file(name))[0])
+        if len(self.start) == len(self.classifier[-1].bias): state |= {k: state[k][self.start] for k in ('classifier.3.weight', 'classifier.3.bias')}
         _load(self, state, name, () if state['classifier.3.bias'].shape == self.classifier[-1].bias.shape else ('classifier.3.',))
 
 def _groups(module, n=4):
@@ -130,7 +133,16 @@ class ImageNet(nn.Module):
         for m in self.net.modules():
             if isinstance(m, nn.BatchNorm2d): m.momentum = .1     # TensorFlow's 0.01 would keep ImageNet's statistics through a short training
         self.head = create_head(self.net.num_features, n_out, [hidden]*(hidden > 0), ps)
-    def forward(self, x): x = self.norm(x); return self.head(self.net(x[:, None] if x.ndim == 3 else x))
+    def maps(self, x): x = self.norm(x); return self.net(x[:, None] if x.ndim == 3 else x)
+    def forward(self, x): return self.head(self.maps(x))
+    def pooled(self, x): return self.head[:2](self.maps(x))      # (B, 2 C): maximum and mean of each channel
+    def fit_head(self, z, y):
+        "The head as the logistic regression of labels y (N,) on pooled features z (N, 2 C)"
+        if len(self.head) != 5: raise TrainingError(f'{self.arch}: only a head without a hidden layer can be fitted first')
+        norm, last = self.head[2], self.head[-1]; norm.running_mean.copy_(z.mean(0)); norm.running_var.copy_(z.var(0))
+        m = LogisticRegression(max_iter=200).fit(norm.eval()(z).detach().cpu().numpy(), y.numpy()); w = torch.zeros_like(last.weight)
+        c, i = (torch.tensor(v).float() if len(m.classes_) > 2 else torch.tensor([-.5, .5]).view(-1, *[1]*(v.ndim-1))*torch.tensor(v).float() for v in (m.coef_, m.intercept_))
+        w[m.classes_] = c.to(w); last.weight.data = w; norm.bias.data = (torch.linalg.pinv(c) @ i).to(w)       # the last layer has no intercept of its own
     @property
     def evidence(self): return self.net
     def groups(self): return _groups(self.net) + [list(self.norm.parameters()) + list(self.head.parameters())]
@@ -185,10 +197,11 @@ add_space('sounds-resnet-published', {'body.arch': ('resnet18.tv_in1k', 'resnet3
 def _photos(arch, about, sizes, norm=None, **kw):
     "A recipe for fine-tuning `arch` on photos of growing `sizes`"
     return Recipe(f'photos-{arch.split(".")[0].split("_")[-1]}', about=f'{about}; 30 instruments', store=('custom_cnn.photo_store', dict(size=224)),
-        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),
-        body=('transfer.ImageNet', dict(arch=arch, n_in=3)), weights='imagenet', schedule='fine_tune', wd=.02, label_smoothing=.1, ema=.99, flip=True, calibrate=True, **_PHOTO | kw)
+        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), body=('transfer.ImageNet', dict(arch=arch, n_in=3)), weights='imagenet', wd=.02, flip=True, calibrate=True,
+        **dict(augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}), schedule='fine_tune', label_smoothing=.1, ema=.99) | _PHOTO | kw)
 
-add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet, fine-tuned', ((0., 128), (.5, 160), (.75, 192)), dict(mean=(.5,)*3, sd=(.5,)*3),
-    epochs=12, freeze=2, fixed=1, bs=32, lr=4e-3, lr_low=.05))
+add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression', ((0., 224),), dict(mean=(.5,)*3, sd=(.5,)*3),
+    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 224),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6))), mixup=(),
+    probe=2, epochs=0, bs=32, label_smoothing=0., ema=0.))
 add_recipe(_photos('resnet18.tv_in1k', 'ResNet-18 from ImageNet, fine-tuned', ((0., 128), (.6, 160)), epochs=12, freeze=1, fixed=1, bs=32, lr=4e-3, lr_low=.05))
 add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet, last quarter fine-tuned', ((0., 128), (.6, 160)), epochs=8, freeze=2, fixed=3, keep_stats=True, bs=32, lr=4e-3, lr_low=.1));

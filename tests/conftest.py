@@ -6,6 +6,15 @@ import pytest
 from instruments_nbdev.data import esc50, split_items
 from instruments_nbdev.training import Recipe, fit
 
+@pytest.fixture
+def counts(record_property):
+    "`counts(line)`: what was tried, and how often, is printed below all results"
+    return lambda line: record_property('counts', line)
+
+def pytest_terminal_summary(terminalreporter):
+    calls = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, 'when', '') == 'call']
+    for line in [v for r in calls for k, v in r.user_properties if k == 'counts']: terminalreporter.write_line(line)
+
 @pytest.fixture(scope='session', autouse=True)
 def home(tmp_path_factory):
     "A folder with the caches of all tests"

@@ -1,21 +1,11 @@
 """The console scripts as a terminal sees them: exit status, standard output, standard error."""
-import os, re, runpy, subprocess, sys, sysconfig, time
+import os, re, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import pandas as pd, pytest
-from processes import KILLED, end, run, start
+from processes import BIN, KILLED, as_script, end, run, start
 
-BIN = Path(sysconfig.get_path('scripts'))
 NAMES = [f'instruments_{n}' for n in 'data train search grid predict leaderboard quickstart'.split()]
-
-def as_script(cwd, name, *args):
-    "This process becomes the script `name`, with two files for a terminal"
-    for fd, stream in ((1, 'stdout'), (2, 'stderr')):
-        os.dup2(os.open(cwd/stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
-        setattr(sys, stream, open(fd, 'w', closefd=False))
-    os.chdir(cwd); sys.argv = [str(BIN/name), *map(str, args)]
-    try: runpy.run_path(sys.argv[0], run_name='__main__')
-    finally: sys.stdout.flush()
 
 @pytest.fixture
 def shell(tmp_path):
@@ -55,6 +45,11 @@ train sounds-cnn --data ESC --fold all --out TXT TXT
 train sounds-cnn --data ESC --out TXT            TXT
 train sounds-cnn --data ESC --out TXT/below      TXT
 train sounds-cnn --data ESC --fold all --cluster nowhere://x nowhere://x
+train sounds-cnn --layout folders                --data
+train sounds-cnn --layout flat --data ESC        flat
+train sounds-cnn --layout folders --data TXT     TXT
+train sounds-cnn --layout folders --data ESC/meta meta
+train photos-cnn --layout folders --data ESC     ESC
 search                                           recipe
 search no-such                                   no-such
 search sounds-cnn --trials 0                     --trials
@@ -63,6 +58,10 @@ search sounds-cnn --seed -1                      -1
 search sounds-cnn --jobs 0                       --jobs
 search sounds-cnn --epochs x                     x
 data                                             name
+data --audit                                     name
+data --root nowhere --audit                      nowhere
+data --root TXT                                  TXT
+data --root ESC/meta                             meta
 data esc5                                        esc5
 data esc50                                       esc50
 data esc50 --root nowhere                        nowhere
