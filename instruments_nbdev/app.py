@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'command', 'instruments_data', 'instruments_train', 'instruments_search', 'instruments_grid', 'find_files',
-           'instruments_predict', 'instruments_leaderboard', 'instruments_quickstart']
+           'instruments_predict', 'instruments_export', 'instruments_leaderboard', 'instruments_quickstart']
 
 # %% ../nbs/06_app.ipynb #98eb098e
 import os, sys, tempfile
@@ -20,6 +20,7 @@ from .data import DATASETS, DataError, best_constant, data_root, replacing, writ
 from .data import audit as audit_items
 from .data import PHOTOS, duplicate_clusters, folder_items, left_out, _few, _one_side
 from .experiments import SPACES, cross_validate, leaderboard, search, search_record, search_table
+from .export import export_onnx, onnx_facts
 from .gtzan_mlp_cnn import GRIDS, best_models, collect, finding, grid_recipes, grid_table, run_grid, test_winner
 from .irmas_multistft import hold_out
 from .training import RECIPES, TrainingError, fit, load_model, parts_of, show_timeline
@@ -303,6 +304,17 @@ def instruments_predict(
     if timeline: _write_timelines(clf, t.path[t.error == ''], Path(timeline))
     if csv: print(f'{csv}: {len(t)} files, {(t.error != "").sum()} of them unreadable')
     return int((t.error != '').any())
+
+# %% ../nbs/06_app.ipynb #c1a41650
+@command
+def instruments_export(
+    model:str,        # a model file, a run folder, or the name of a bundled model
+    onnx:str=None,    # file to write; default: MODEL.onnx in this folder
+):
+    "Writes a model as ONNX: raw sounds or photos in, probabilities out, and in its metadata all that one must know"
+    clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
+    f = export_onnx(clf, onnx or f'{Path(model).stem}.onnx'); facts = onnx_facts(clf)
+    print(f'{f}: {f.stat().st_size/1e6:.2f} MB\nx:     {facts["input"]}\nprobs: {facts["output"]}')
 
 # %% ../nbs/06_app.ipynb #d0ceb3ef
 @command

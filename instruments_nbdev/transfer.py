@@ -207,8 +207,8 @@ add_space('sounds-resnet-published', {'body.arch': ('resnet18.tv_in1k', 'resnet3
 def _photos(arch, about, sizes, norm=None, **kw):
     "A recipe for fine-tuning `arch` on photos of growing `sizes`"
     return Recipe(f'photos-{arch.split(".")[0].split("_")[-1]}', about=f'{about}; 30 instruments', store=('custom_cnn.photo_store', dict(size=224)),
-        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), body=('transfer.ImageNet', dict(arch=arch, n_in=3)), weights='imagenet', wd=.02, flip=True, calibrate=True,
-        **dict(augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}), schedule='fine_tune', label_smoothing=.1, ema=.99) | _PHOTO | kw)
+        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), weights='imagenet', wd=.02, flip=True, calibrate=True,
+        **dict(body=('transfer.ImageNet', dict(arch=arch, n_in=3)), augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}), schedule='fine_tune', label_smoothing=.1, ema=.99) | _PHOTO | kw)
 
 def _views(px): return (('custom_cnn.PhotoWarp', dict(sizes=((0., px),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6)))
 _PROBE = dict(mixup=(), probe=2, epochs=0, bs=32, label_smoothing=0., ema=0.)
