@@ -361,8 +361,8 @@ def race_to(
                 seconds=dict(ours=round(a, 4), published=round(b, 4)), settings=dict(ours=sa, published=sb), timed=[round(a*steps(ours, e)/(b*steps(theirs, theirs.epochs)), 4) for e in epochs])
 
 # %% ../nbs/02_custom_cnn.ipynb #2c987239
-add_recipe(replace(RECIPES['photos-cnn'], name='photos-cnn-small', about='photos-cnn at 64 px and ten epochs, a minute each: for searches and comparisons', front_end=('custom_cnn.Photo', dict(size=64)),
-    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 64),))), *_AUGMENT), epochs=10, ema=.98, calibrate=False))
+add_recipe(replace(RECIPES['photos-cnn'], name='photos-cnn-small', about='photos-cnn at 64 px and six epochs, half a minute each: for searches and comparisons', front_end=('custom_cnn.Photo', dict(size=64)),
+    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 64),))), *_AUGMENT), epochs=6, ema=.97, calibrate=False))
 add_space('photos-cnn-small', {'opt': ('adam', 'rmsprop', 'sgd'), 'lr': dict(low=1e-4, high=1e-1, log=True), 'bs': (32, 64, 128)})
 
 def _changes(r):
