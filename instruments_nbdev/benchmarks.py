@@ -562,8 +562,8 @@ def known_runs(folder:str) -> pd.DataFrame:
 
 def _bill(c, n):
     step = c['kinds'][-1]['step']['median'] if c['kinds'] else None
-    return {'thousand parameters': c['params']/1e3, 'of them learn': c['learning']/1e3, 'million multiply-adds': c['multiply_adds']/1e6, 'file MB': c['file_bytes']/1e6,
-            'batch': f'{c["bs"]}' + f' of {c["recipe_bs"]}'*(c['bs'] < c['recipe_bs']), 'ms an item': step and 1e3*step/c['bs'], 'peak MB': c['peak_mb'],
+    return {'thousand parameters': c['params']/1e3, 'that learn': c['learning']/1e3, 'million multiply-adds': c['multiply_adds']/1e6, 'file MB': c['file_bytes']/1e6,
+            'batch': (f'{c["bs"]}' + f' of {c["recipe_bs"]}'*(c['bs'] < c['recipe_bs'])) if c['kinds'] else None, 'ms an item': step and 1e3*step/c['bs'], 'peak MB': c['peak_mb'],
             f'estimate, s for {n:,} items': train_seconds(c, n), 'items/s, 1': c['items_per_second']['1'], 'items/s, 32': c['items_per_second']['32'],
             'speed': ', '.join(k for k in ('bf16', 'channels_last') if c['speed'].get(k)) or 'plain'}
 
@@ -607,9 +607,10 @@ MEASUREMENTS = dict(fft=_fft, throughput=_throughput, share=_share, accuracy=_ra
 
 # %% ../nbs/07_benchmarks.ipynb #6081f32a
 def _choice(only):
-    "Names of measurements from a list or a text with commas; all of them by default"
-    names = (only.split(',') if isinstance(only, str) else list(only or ())) or list(MEASUREMENTS)
-    if odd := [n for n in names if n not in MEASUREMENTS]: raise DataError(f'there is no measurement {odd[0]!r}: choose among {", ".join(MEASUREMENTS)}')
+    "Names of measurements from a list or a text with commas; all of them and the costs by default"
+    known = (*MEASUREMENTS, 'costs')
+    names = (only.split(',') if isinstance(only, str) else list(only or ())) or list(known)
+    if odd := [n for n in names if n not in known]: raise DataError(f'there is no measurement {odd[0]!r}: choose among {", ".join(known)}')
     return names
 
 def run_benchmarks(
@@ -618,8 +619,10 @@ def run_benchmarks(
     only=None,          # some of the measurements: a list, or names with commas between them
     small:bool=False,   # tiny sizes, which only show that it works
 ) -> dict:              # the record
-    "Makes measurements on ESC-50, one after the other, and puts each into the record"
-    names, out = _choice(only), Path(out or f'results/benchmarks{"-small"*small}.json'); out.parent.mkdir(parents=True, exist_ok=True)
+    "Makes measurements on ESC-50, one after the other, and puts each into the record; costs of recipes have their own, see `run_costs`"
+    names = _choice(only); costs = run_costs(out, small) if 'costs' in names else {}
+    if not (names := [n for n in names if n != 'costs']): return costs
+    out = Path(out or f'results/benchmarks{"-small"*small}.json'); out.parent.mkdir(parents=True, exist_ok=True)
     items = split_items(esc50.items(root), 'source').reset_index(drop=True); record = read_benchmarks(out) if out.exists() else {}
     for name in names:
         made, t = machine(), time.perf_counter(); data = MEASUREMENTS[name](items, small)
@@ -647,11 +650,11 @@ def targets(
 # %% ../nbs/07_benchmarks.ipynb #eb367f6a
 @call_parse
 def main(
-    only:str='',        # fft, throughput, share, accuracy, scale: some of them, with commas; default: all
-    out:str='',         # the record; default results/benchmarks.json
+    only:str='',        # fft, throughput, share, accuracy, scale, costs: some of them, with commas; default: all
+    out:str='',         # the record; default results/benchmarks.json, and results/costs.json
     root:str=None,      # ESC-50; default: in $INSTRUMENTS_DATA, else in the cache
     small:bool=False,   # tiny sizes, which only show that it works
 ):
-    "Measures speed and cost on ESC-50 and writes the record that `07_benchmarks` shows"
+    "Measures speed on ESC-50 and the costs of every recipe, and writes the records that `07_benchmarks` shows"
     try: run_benchmarks(root, out, only, small)
     except DataError as e: print(f'benchmarks: {e}', file=sys.stderr); raise SystemExit(2) from None
