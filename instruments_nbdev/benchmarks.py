@@ -496,13 +496,13 @@ def prediction_rates(clf:Classifier, repeats:int=3) -> dict:
     "Items a second that a model predicts, one at a time and 32 at a time, the front end included"
     store, ways = NoiseStore(clf.recipe, 32), {1: range(8), 32: range(32)}; clf = clf.eval().to(default_device())
     took = take_turns({bs: partial(predict_store, clf, store, idxs, bs) for bs, idxs in ways.items()}, repeats)
-    return {str(bs): round(len(idxs)/median(took[bs]), 2) for bs, idxs in ways.items()}
+    return {str(bs): round(len(idxs)/min(took[bs]), 2) for bs, idxs in ways.items()}
 
 def recipe_costs(
     recipe:Recipe,
     labels:list=None,   # default: the classes of its data set
     limit:float=10.,    # seconds that a training step may take; else it is measured with a smaller batch
-    repeats:int=3,      # timings of each thing, after one that does not count
+    repeats:int=3,      # timings of each thing, after one that does not count; the least is used
 ) -> dict:
     "What a recipe costs in this process, with random weights, on noise"
     recipe, labels = replace(recipe, weights=''), list(labels or DATASETS[recipe.data].classes); train = training_costs(recipe, labels, limit, repeats)
@@ -515,7 +515,7 @@ def train_seconds(
     n:int,       # training items
 ) -> float:
     "Estimated seconds of training on `n` items: the steps of all epochs and, where the head is fitted first, the passes for that"
-    steps = sum(k['epochs']*k['step']['median'] for k in cost['kinds'])/cost['bs']
+    steps = sum(k['epochs']*k['step']['least'] for k in cost['kinds'])/cost['bs']
     return n*(steps + cost['first_fit']/cost['items_per_second']['32']/(1+cost['flip']))   # for a prediction, the mirror image is a second pass
 
 # %% ../nbs/07_benchmarks.ipynb #675e6f12
@@ -548,7 +548,7 @@ def run_costs(
     record, recipes = read_benchmarks(out) if out.exists() else {}, recipes or list(RECIPES.values()); done = record.get('costs', {}).get('recipes', {})
     todo = [r for r in recipes if done.get(r.name, {}).get('same') != _same(r)]
     for r in todo:
-        done = done | {r.name: costs_alone(r, **dict(limit=.5, repeats=1) if small else {}) | dict(data=r.data, recipe_bs=r.bs, same=_same(r))}
+        done = done | {r.name: costs_alone(r, **dict(limit=.5, repeats=1) if small else {}) | dict(data=r.data, recipe_bs=r.bs, load=machine()['load'], same=_same(r))}
         record['costs'] = dict(made=machine() | dict(small=small), recipes=done)
         with replacing(out) as tmp: tmp.write_text(json.dumps(record, indent=1))
     print(f'costs: {len(todo)} recipes, {time.perf_counter()-t:.0f} s'); return record
@@ -561,7 +561,7 @@ def known_runs(folder:str) -> pd.DataFrame:
     return t.assign(run_seconds=t.seconds/t.runs)[['accuracy', 'n', 'low', 'high', 'constant', 'protocol', 'run_seconds']]
 
 def _bill(c, n):
-    step = c['kinds'][-1]['step']['median'] if c['kinds'] else None
+    step = c['kinds'][-1]['step']['least'] if c['kinds'] else None
     return {'thousand parameters': c['params']/1e3, 'that learn': c['learning']/1e3, 'million multiply-adds': c['multiply_adds']/1e6, 'file MB': c['file_bytes']/1e6,
             'batch': (f'{c["bs"]}' + f' of {c["recipe_bs"]}'*(c['bs'] < c['recipe_bs'])) if c['kinds'] else None, 'ms an item': step and 1e3*step/c['bs'], 'peak MB': c['peak_mb'],
             f'estimate, s for {n:,} items': train_seconds(c, n), 'items/s, 1': c['items_per_second']['1'], 'items/s, 32': c['items_per_second']['32'],
