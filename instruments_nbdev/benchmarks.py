@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['FRONT', 'WORK', 'MEASUREMENTS', 'take_turns', 'timing', 'times_faster', 'torch_threads', 'machine', 'read_benchmarks',
            'fft_race', 'librosa_clip', 'librosa_batches', 'ClipByClip', 'torchaudio_loader', 'our_batches',
-           'throughput', 'wav_copy', 'Marks', 'add_marks', 'phases', 'outside', 'epoch_share', 'published_epochs',
-           'clock_epochs', 'our_epochs', 'reach', 'expected_seconds', 'accuracy_race', 'write_clips', 'held',
-           'PeakMemory', 'scale_here', 'scale', 'NoiseStore', 'multiply_adds', 'learning', 'file_bytes', 'StepClock',
-           'epoch_kinds', 'time_steps', 'training_costs', 'prediction_rates', 'recipe_costs', 'train_seconds',
-           'costs_alone', 'run_costs', 'known_runs', 'cost_table', 'rounded', 'run_benchmarks', 'targets', 'main']
+           'throughput', 'wav_copy', 'BandsByLibrosa', 'band_training', 'Marks', 'add_marks', 'phases', 'outside',
+           'epoch_share', 'published_epochs', 'clock_epochs', 'our_epochs', 'reach', 'expected_seconds',
+           'accuracy_race', 'write_clips', 'held', 'PeakMemory', 'scale_here', 'scale', 'NoiseStore', 'multiply_adds',
+           'learning', 'file_bytes', 'StepClock', 'epoch_kinds', 'time_steps', 'training_costs', 'prediction_rates',
+           'recipe_costs', 'train_seconds', 'costs_alone', 'run_costs', 'known_runs', 'cost_table', 'rounded',
+           'run_benchmarks', 'targets', 'main']
 
 # %% ../nbs/07_benchmarks.ipynb #8b6d7478
 import io, json, multiprocessing, os, platform, re, subprocess, sys, threading, time
@@ -35,6 +36,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import gtzan_mlp_cnn, irmas_multistft, transfer  # with `custom_cnn` they fill RECIPES
 from .audio_transforms import CircularShift, FreqMask, LogMel, TimeMask, decode, sound_store
 from .custom_cnn import PublishedSoundCNN
+from .evaluation import one_hot
+from .irmas_multistft import BANDS
 from .data import DATASETS, DataError, esc50, replacing, split_items
 from .experiments import _records, _row
 from .training import RECIPES, SCHEDULES, Classifier, ItemLoader, Recipe, build, fit, make_learner, predict_store, probe
@@ -210,6 +213,37 @@ def _formats(items, folder):
     "Items by format: as they are, and as WAV where they are not"
     suffix = Path(items.path.iloc[0]).suffix.lower()[1:]
     return {suffix: items} | ({} if suffix == 'wav' else {'wav': wav_copy(items, folder)})
+
+# %% ../nbs/07_benchmarks.ipynb #b54bbb19
+class BandsByLibrosa(torch.utils.data.Dataset):
+    "The three spectrograms of `irmas-multistft`, about -1..1, and a row of labels, a file at a time, by librosa"
+    def __init__(self, paths, y, n:int=66150): store_attr('paths,y,n')
+    def __len__(self): return len(self.paths)
+    def band(self, x, n_fft, hop, lo, hi):
+        hz = librosa.fft_frequencies(sr=22050, n_fft=n_fft); s = np.abs(librosa.stft(x, n_fft=n_fft, hop_length=hop))[(hz >= lo) & ((hz < hi) | (hi == 11025))]
+        return torch.from_numpy(1 + librosa.amplitude_to_db(s, ref=np.max, top_db=80)/40).float()
+    def __getitem__(self, i): x = librosa.util.fix_length(librosa.load(self.paths[i], sr=22050)[0], size=self.n); return [self.band(x, *b) for b in BANDS], self.y[i]
+
+def _steps(net, batches):
+    "A function that takes one step with the next batch"
+    opt, batches = torch.optim.Adam(net.parameters(), 1e-4), iter(batches)
+    def step(): x, y = next(batches); opt.zero_grad(); F.binary_cross_entropy_with_logits(net(x), y).backward(); opt.step()
+    return step
+
+def band_training(
+    items,                                      # path, label
+    recipe:Recipe=RECIPES['irmas-multistft'],
+    rounds:int=3,                               # steps that count, after a first
+    cache=None,
+) -> dict:
+    "Clips a second in training, ours and by librosa with a `DataLoader`, and the median of their ratios"
+    labels = sorted(items.label.unique()); y = torch.from_numpy(one_hot(items.label, labels)).float(); bs = recipe.bs; paths = items.path.tolist()
+    store = build(recipe.store, paths=paths, cache=cache, progress=False); loader = ItemLoader(store, y, np.arange(len(y)), bs, recipe.window, train=True)
+    ours, theirs = (Classifier(recipe, labels).train() for _ in range(2)); augment, mix = nn.Sequential(*map(build, recipe.augment)).train(), build(recipe.mixup)
+    x, t = loader.one_batch(); s = probe(ours, x[:4], t[:4]); set_speed(ours, **s)
+    files = torch.utils.data.DataLoader(BandsByLibrosa(paths, y, recipe.window), bs, shuffle=True, drop_last=True)
+    took = take_turns(dict(ours=_steps(ours, (mix(augment(x), t) for _ in range(rounds+1) for x, t in loader)), librosa=_steps(theirs.body, (b for _ in range(rounds+1) for b in files))), rounds)
+    return dict(recipe=recipe.name, bs=bs, rates={k: round(bs/median(v), 2) for k, v in took.items()}, ratio=times_faster(took, 'ours', 'librosa'), settings=s, timings={k: timing(v) for k, v in took.items()}, made=machine())
 
 # %% ../nbs/07_benchmarks.ipynb #f07cc773
 class Marks(Callback):
