@@ -178,6 +178,7 @@ class OnnxClassifier(Classifier):
         self.recipe = Recipe(facts['name'], store=store, window=facts.get('window', 0), multi_label=facts['several'])   # mirror images are in the graph
         self.here = nn.Parameter(torch.zeros(0), requires_grad=False)                                                  # says that batches are for the CPU
     def forward(self, x): return torch.from_numpy(_run(self.session, to_float(x) if self.recipe.window else x))
+    def answer(self, x): return self.probs(self(x))                                                                # views are in the graph, too
     def probs(self, p):
         "Before the temperature"
         return p if self.recipe.multi_label or self.temperature == 1 else (p.log()*self.temperature).softmax(1)

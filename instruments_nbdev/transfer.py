@@ -97,7 +97,7 @@ class MN(MobileNetV3):
         out = self.classifier(x.mean((2, 3)))
         if not hasattr(self, 'tap'): return out
         return out + self.tap(self.tap_norm(torch.cat([s for t in seen[-_TAPS:] for s in (t.mean((2, 3)), t.mean(2).amax(-1))], 1).float())/4)   # so small that the same pull holds both
-    def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), [p for m in (self.classifier[-1], *[self.tap]*hasattr(self, 'tap')) for p in m.parameters()]]
+    def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), [p for m in (self.classifier[-1], *([self.tap] if hasattr(self, 'tap') else [])) for p in m.parameters()]]
     def load_weights(self, name):
         state = _mn_names(read_weights(weights_file(name))[0])
         if len(self.start) == len(self.classifier[-1].bias): state |= {k: state[k][self.start] for k in ('classifier.3.weight', 'classifier.3.bias')}
