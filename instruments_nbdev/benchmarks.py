@@ -486,6 +486,7 @@ class StepClock(Callback):
     order = 70                                      # behind all that belongs to a step
     def __init__(self, most:int, limit:float): self.most, self.limit, self.ends = most, limit, []
     def after_batch(self):
+        if not self.training: return                # validation has batches, too
         self.ends.append(time.perf_counter())
         if len(self.ends) > self.most or len(self.ends) > 1 and self.ends[-1]-self.ends[0] > self.limit: raise CancelFitException
     @property
