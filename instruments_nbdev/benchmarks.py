@@ -486,7 +486,7 @@ class StepClock(Callback):
     order = 70                                      # behind all that belongs to a step
     def __init__(self, most:int, limit:float): self.most, self.limit, self.ends = most, limit, []
     def after_batch(self):
-        if not self.training: return
+        if not self.training: return                # validation has batches, too
         self.ends.append(time.perf_counter())
         if len(self.ends) > self.most or len(self.ends) > 1 and self.ends[-1]-self.ends[0] > self.limit: raise CancelFitException
     @property
@@ -655,16 +655,17 @@ def run_benchmarks(
     small:bool=False,   # tiny sizes, which only show that it works
 ) -> dict:              # the record
     "Makes measurements on ESC-50, one after the other, and puts each into the record; costs of recipes have their own, see `run_costs`"
-    names = _choice(only); costs = run_costs(out, small) if 'costs' in names else {}
-    if not (names := [n for n in names if n != 'costs']): return costs
-    out = Path(out or f'results/benchmarks{"-small"*small}.json'); out.parent.mkdir(parents=True, exist_ok=True)
-    items = split_items(esc50.items(root), 'source').reset_index(drop=True); record = read_benchmarks(out) if out.exists() else {}
-    for name in names:
+    names = _choice(only)
+    if names == ['costs']: return run_costs(out, small)
+    items = split_items(esc50.items(root), 'source').reset_index(drop=True)
+    path = Path(out or f'results/benchmarks{"-small"*small}.json'); path.parent.mkdir(parents=True, exist_ok=True)
+    record = read_benchmarks(path) if path.exists() else {}
+    for name in [n for n in names if n in MEASUREMENTS]:
         made, t = machine(), time.perf_counter(); data = MEASUREMENTS[name](items, small)
         record[name] = dict(made=made | dict(clips=len(items), small=small, seconds=round(time.perf_counter()-t, 1)), **data)
-        with replacing(out) as tmp: tmp.write_text(json.dumps(record, indent=1))
+        with replacing(path) as tmp: tmp.write_text(json.dumps(record, indent=1))
         print(f'{name}: {record[name]["made"]["seconds"]:.0f} s')
-    return record
+    return record | (run_costs(out, small) if 'costs' in names else {})
 
 # %% ../nbs/07_benchmarks.ipynb #3e9380be
 def targets(
