@@ -296,7 +296,7 @@ def instruments_predict(
     timeline:str=None,                                      # for sounds: folder for labels over time, a table and a picture of each
 ):
     "Labels of recordings or photos; exit status 1 when one of them could not be read"
-    clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
+    clf = load_model(model)
     files = find_files([paths] if isinstance(paths, str) else paths)
     t = clf.predict_paths(files, progress=len(files) > 20); t = t.loc[:, ~t.columns.str.startswith('p:')]
     if csv: write_csv(t.round(4), csv)
@@ -312,7 +312,7 @@ def instruments_export(
     onnx:str=None,    # file to write; default: MODEL.onnx in this folder
 ):
     "Writes a model as ONNX: raw sounds or photos in, probabilities out, and in its metadata all that one must know"
-    clf = load_model(Path(model)/'model.safetensors' if Path(model).is_dir() else model)
+    clf = load_model(model)
     f = export_onnx(clf, onnx or f'{Path(model).stem}.onnx'); facts = onnx_facts(clf)
     print(f'{f}: {f.stat().st_size/1e6:.2f} MB\nx:     {facts["input"]}\nprobs: {facts["output"]}')
 

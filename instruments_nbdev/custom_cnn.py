@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['NORMS', 'ACTS', 'POOLS', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'PhotoError', 'decode_photo',
            'PhotoStore', 'photo_store', 'PhotoWarp', 'PhotoColour', 'PhotoSoft', 'PhotoErase', 'PhotoMix',
-           'PhotoBackground', 'PhotoDrawing', 'Photo', 'ConvBlock', 'CustomCNN', 'training_cost', 'step_seconds',
-           'race_to', 'photo_options', 'try_options', 'show_maps', 'show_mistakes', 'grad_cam', 'show_cam']
+           'PhotoBackground', 'PhotoDrawing', 'Mirror', 'Photo', 'ConvBlock', 'CustomCNN', 'training_cost',
+           'step_seconds', 'race_to', 'photo_options', 'try_options', 'show_maps', 'show_mistakes', 'grad_cam',
+           'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #a3714c64
 import base64, io, math, warnings
@@ -22,9 +23,9 @@ with warnings.catch_warnings():
 from torchinfo import summary
 from torchvision.transforms import v2
 from .audio_transforms import ItemError, RandomTransform, Store, open_store, _bytes, _digest
-from .experiments import add_space
+from .experiments import add_space, run_jobs
 from .data import split_items
-from .training import RECIPES, Classifier, Recipe, Run, add_recipe, build, fit, probe, set_speed, _step_seconds
+from .training import RECIPES, Classifier, Recipe, add_recipe, build, probe, set_speed, _step_seconds
 
 # %% ../nbs/02_custom_cnn.ipynb #1bb520ea
 class PublishedSoundCNN(nn.Sequential):
@@ -259,6 +260,10 @@ class PhotoDrawing(RandomTransform):
         x[i] = torch.where(kind == 0, ink.expand(-1, 3, -1, -1), torch.where(kind == 1, ink*(_blur(x[i], 5)*4).round()/4, 1-ink)); return x
 
 # %% ../nbs/02_custom_cnn.ipynb #66fb36e7
+class Mirror(nn.Module):
+    "Photos (B, 3, H, W), mirrored"
+    def forward(self, x): return x.flip(-1)
+
 class Photo(nn.Module):
     "Photos (B, 3, H, W), bytes or floats in 0..1, normalised; in `.eval()` also resized to `size`"
     def __init__(self,
@@ -323,12 +328,13 @@ add_recipe(Recipe('photos-cnn-published', about='Source S1, five blocks at 224 p
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 224),), area=(.7, 1.), stretch=1., turn=15.)),),
     body=('custom_cnn.CustomCNN', {}), epochs=12, bs=32, lr=1e-3, wd=1e-4, schedule='one_cycle'))
 
+_MIRROR = (('custom_cnn.Mirror', {}),)
 _AUGMENT = (('custom_cnn.PhotoColour', {}), ('custom_cnn.PhotoSoft', {}), ('custom_cnn.PhotoErase', {}))
 add_recipe(Recipe('photos-cnn', about='Residual CNN from scratch on photos of 96 to 128 px; 30 instruments', **_PHOTO,
     store=('custom_cnn.photo_store', dict(size=160)), front_end=('custom_cnn.Photo', dict(size=144)),
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 96), (.5, 128)))), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),
     body=('custom_cnn.CustomCNN', dict(channels=(32, 64, 128, 256, 384), residual=True, stem=2, head=0, head_dropout=.2, dropout=(0., .1))),
-    epochs=50, bs=64, lr=4e-3, wd=.05, schedule='one_cycle', label_smoothing=.1, ema=.99, flip=True, calibrate=True));
+    epochs=50, bs=64, lr=4e-3, wd=.05, schedule='one_cycle', label_smoothing=.1, ema=.99, views=_MIRROR, calibrate=True));
 
 # %% ../nbs/02_custom_cnn.ipynb #c61e37bf
 def training_cost(
@@ -367,8 +373,8 @@ add_space('photos-cnn-small', {'opt': ('adam', 'rmsprop', 'sgd'), 'lr': dict(low
 
 def _changes(r):
     "Fields of the recipe that an option changes, under (kind, name)"
-    body = lambda **kw: dict(body=(r.body[0], r.body[1] | kw)); (name, warp), *rest = r.augment; still = (name, warp | dict(area=(1., 1.), stretch=1., turn=0., flip=0.))
-    return {'layers': {'no shortcuts': body(residual=False), 'one convolution a block': body(convs=1), 'filters of 5 x 5': body(kernel=5), 'four blocks': body(channels=(32, 64, 128, 256)), 'half as wide': body(channels=(16, 32, 64, 128, 192)),
+    wide = r.body[1]['channels']; body = lambda **kw: dict(body=(r.body[0], r.body[1] | kw)); (name, warp), *rest = r.augment; still = (name, warp | dict(area=(1., 1.), stretch=1., turn=0., flip=0.))
+    return {'layers': {'no shortcuts': body(residual=False), 'one convolution a block': body(convs=1), 'filters of 5 x 5': body(kernel=5), 'four blocks': body(channels=wide[:-1]), 'half as wide': body(channels=tuple(c//2 for c in wide)),
                        'group norm': body(norm='group'), 'GELU': body(act='gelu'), 'leaky ReLU': body(act='leaky_relu'), 'average pooling': body(pool='avg'), 'a hidden layer': body(head=256)},
             'regularisation': {'no dropout': body(dropout=(0., 0.), head_dropout=0.), 'much dropout': body(dropout=(0., .25), head_dropout=.5), 'no weight decay': dict(wd=0.), 'no label smoothing': dict(label_smoothing=0.), 'no average of weights': dict(ema=0.)},
             'augmentation': {'none': dict(augment=(still,), mixup=()), 'cuts and turns only': dict(augment=((name, warp),), mixup=()), 'no mixing': dict(mixup=()), 'no other light': dict(augment=((name, warp), *rest[1:]))}}
@@ -384,12 +390,11 @@ def try_options(
     recipes:dict,         # of `photo_options`
     items:pd.DataFrame,   # path, label, split
     out,                  # folder: a run each; those that are there are not made again
-    **kw,                 # seed, speed, ... of `fit`
+    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
 ) -> pd.DataFrame:
     "A row a recipe: trained on four fifths of the train part, tested on the last; valid and test are left in peace"
     part = split_items(items[items.split == 'train'].drop(columns=['split', 'fold'], errors='ignore').reset_index(drop=True), 'random', fold=1)
-    def run(r): f = Path(out)/r.name; return Run(f) if (f/'run.json').exists() else fit(r, part, out=f, resume=True, **kw)
-    records = [run(r).record for r in recipes.values()]; kinds, names = zip(*recipes)
+    records = [r.record for r in run_jobs([(r, part, None, 0, Path(out)/r.name) for r in recipes.values()], **kw)]; kinds, names = zip(*recipes)
     return pd.DataFrame([r['metrics']['test'] | {k: r[k] for k in ('params', 'seconds')} for r in records]).assign(kind=kinds, option=names).set_index(['kind', 'option'])
 
 # %% ../nbs/02_custom_cnn.ipynb #65d87c4f

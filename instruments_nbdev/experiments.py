@@ -26,7 +26,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 from .data import DATASETS, add_folds, best_constant, replacing, split_items
-from .evaluation import Report
+from .evaluation import Report, over_seeds
 from .training import (Recipe, Run, TrainingError, build, device_name, fit, named, parts_of, recipe_from,
                                         save_model, versions)
 
@@ -136,11 +136,8 @@ class CV:
 
     def summary(self) -> dict:
         "mean and sd of pooled accuracy over seeds; n different items with Wilson low and high; macro_f1, constant, seeds, folds"
-        ms = [self.report(s).metrics for s in self.table().index]; acc, n = [m['accuracy'] for m in ms], ms[0]['n']
-        low, high = proportion_confint(np.mean(acc)*n, n, method='wilson')
-        figs = dict(mean=np.mean(acc), sd=np.std(acc, ddof=1) if len(acc) > 1 else 0., low=low, high=high,
-                    macro_f1=np.mean([m['macro_f1'] for m in ms]), constant=ms[0]['constant'])
-        return {k: round(float(v), 4) for k,v in figs.items()} | dict(n=n, seeds=len(acc), folds=self.table().shape[1])
+        m = over_seeds([self.report(s).metrics for s in self.table().index])
+        return dict(mean=round(m['accuracy'], 4)) | {k: round(m[k], 4) for k in ('sd', 'low', 'high', 'macro_f1', 'constant')} | dict(n=m['n'], seeds=m['seeds'], folds=self.table().shape[1])
 
     def save(self):
         "Writes `run.json`: the keys of a single run's record, metrics by fold and seed, and `cv`"
@@ -520,8 +517,8 @@ def _figures(run, record):
     part = next((p for p in ('test', 'valid') if p in record['metrics']), None)
     if not part or record != run.record and (run.record['metrics'] or _unsplit(record) != _unsplit(run.record)):
         raise TrainingError(f'{run.path}: neither a cross-validation nor a tested run says how good it is')
-    own = _BY_PART | (dict(seen='Its settings were chosen on these very items.') if part == 'valid' else {})
-    return part, record['metrics'][part], own if record == run.record else _BY_REST
+    words = _BY_PART if record == run.record else _BY_REST
+    return part, record['metrics'][part], words | (dict(seen=f'Its settings were chosen on these very items. {words["seen"]}') if part == 'valid' else {})
 
 def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
     "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"

@@ -82,7 +82,6 @@ class Recipe:
     save_best:bool = False         # keep the epoch that is best on validation, not the last
     patience:int = 0               # stop after so many epochs without a better validation; 0: never
     views:tuple = ()               # specs on raw batches: the answer is the mean of the one for an item and of those for these views of it
-    flip:bool = False              # photos: the answer is the mean of the one for the photo and of the one for its mirror image
     calibrate:bool = False         # fit to the validation items a temperature, so that stated confidence is about how often it is right, and a level to be sure from
     multi_label:bool = False       # an item may have several labels, or a list of them: each is yes or no by itself (sigmoid, binary cross-entropy)
     half:bool = False              # store weights as float16: half the file
@@ -99,6 +98,7 @@ def recipe_from(d:dict # as `dataclasses.asdict` or JSON gives it
     if not isinstance(d, dict) or 'name' not in d: raise TrainingError('recipe: not a table of fields with a name')
     kinds = {f.name: (int, float) if f.type is float else f.type for f in fields(Recipe)}
     d = {k: _tuples(v) for k,v in d.items()}
+    if d.pop('flip', None): d['views'] = (('custom_cnn.Mirror', {}),)          # as older model files say it
     for k,v in d.items():
         if k not in kinds: raise TrainingError(f'recipe: unknown field {k!r}')
         if not isinstance(v, kinds[k]): raise TrainingError(f'recipe: {k} cannot be {str(v)[:40]!r}')
@@ -145,8 +145,7 @@ class Classifier(nn.Module):
 
     def answer(self, x):
         "Probabilities (B, C) of a raw batch: the mean over it and all views of it"
-        views = [x] + [v(x) for v in self.views] + [x.flip(-1)]*self.recipe.flip
-        return torch.stack([self.probs(self(v)) for v in views]).mean(0)
+        return torch.stack([self.probs(self(v)) for v in (x, *(view(x) for view in self.views))]).mean(0)
 
     def groups(self):
         "Lists of parameters from the input to the head, if the body has `groups()`; else one list of all"
@@ -239,8 +238,9 @@ def bundled() -> dict:
     return {p.stem: p for p in sorted((Path(str(package_files('instruments_nbdev')))/'models').glob('*.safetensors'))}
 
 def load_model(path:str) -> Classifier:
-    "The `Classifier` saved at `path`, or bundled under that name, in `.eval()`; `TrainingError` names a file that is missing, foreign or damaged"
+    "The `Classifier` of a model file or a run folder, or bundled under that name, in `.eval()`; `TrainingError` names a file that is missing, foreign or damaged"
     if not Path(path).exists(): path = bundled().get(str(path), path)
+    if Path(path).is_dir(): path = Path(path)/'model.safetensors'
     meta, state = _read_model(path)
     try: return _described(meta, state)
     except TrainingError as e: raise TrainingError(f'{path}: {e}') from None

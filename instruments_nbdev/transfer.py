@@ -19,13 +19,12 @@ with warnings.catch_warnings():
 from fastai.vision.learner import create_head
 from safetensors import safe_open
 from sklearn.linear_model import LogisticRegression
-from statsmodels.stats.proportion import proportion_confint
 from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
 from torchvision.ops.misc import SqueezeExcitation
 from .audio_transforms import _folder
-from .custom_cnn import _AUGMENT, _PHOTO
+from .custom_cnn import _AUGMENT, _MIRROR, _PHOTO
 from .data import DataError, download
-from .evaluation import refusals
+from .evaluation import over_seeds, refusals
 from .experiments import add_space, ensemble, ensemble_gain
 from .training import Recipe, Run, TrainingError, add_recipe, fit
 
@@ -92,11 +91,10 @@ class MN(MobileNetV3):
         self.features[0][0] = nn.Conv2d(1, self.features[0][0].out_channels, 3, 2, 1, bias=False)
         if taps: n = 2*sum(_channels(l) for l in self.features[-_TAPS:]); self.tap_norm, self.tap = nn.BatchNorm1d(n, affine=False), nn.Linear(n, n_out, bias=False); nn.init.zeros_(self.tap.weight)
     def forward(self, x):
-        x, seen = x[:, None], []
-        for l in self.features: x = l(x); seen.append(x)
-        out = self.classifier(x.mean((2, 3)))
-        if not hasattr(self, 'tap'): return out
-        return out + self.tap(self.tap_norm(torch.cat([s for t in seen[-_TAPS:] for s in (t.mean((2, 3)), t.mean(2).amax(-1))], 1).float())/4)   # so small that the same pull holds both
+        if not hasattr(self, 'tap'): return super().forward(x[:, None])
+        x, seen = self.features[:-_TAPS](x[:, None]), []
+        for l in self.features[-_TAPS:]: x = l(x); seen += [x.mean((2, 3)), x.mean(2).amax(-1)]
+        return self.classifier(x.mean((2, 3))) + self.tap(self.tap_norm(torch.cat(seen, 1).float())/4)   # so small that the same pull holds both
     def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), [p for m in (self.classifier[-1], *([self.tap] if hasattr(self, 'tap') else [])) for p in m.parameters()]]
     def load_weights(self, name):
         state = _mn_names(read_weights(weights_file(name))[0])
@@ -210,7 +208,7 @@ add_space('sounds-resnet-published', {'body.arch': ('resnet18.tv_in1k', 'resnet3
 def _photos(arch, about, sizes, norm=None, **kw):
     "A recipe for fine-tuning `arch` on photos of growing `sizes`"
     return Recipe(f'photos-{arch.split(".")[0].split("_")[-1]}', about=f'{about}; 30 instruments', store=('custom_cnn.photo_store', dict(size=224)),
-        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), weights='imagenet', wd=.02, flip=True, calibrate=True,
+        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), weights='imagenet', wd=.02, views=_MIRROR, calibrate=True,
         **dict(body=('transfer.ImageNet', dict(arch=arch, n_in=3)), augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}), schedule='fine_tune', label_smoothing=.1, ema=.99) | _PHOTO | kw)
 
 def _views(px): return (('custom_cnn.PhotoWarp', dict(sizes=((0., px),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6)))
@@ -225,10 +223,7 @@ def _without(report, repeats):
     "`report` less the items whose paths end like one of `repeats`"
     new = ~report.items.path.str.endswith(tuple(repeats)); return replace(report, items=report.items[new].reset_index(drop=True), probs=report.probs[new])
 
-def _figures(reports):
-    "Metrics of the first report with the mean accuracy of all, its interval, and each accuracy"
-    acc = [r.metrics['accuracy'] for r in reports]; m, mean = reports[0].metrics, float(np.mean(acc))
-    low, high = proportion_confint(round(mean*m['n']), m['n'], method='wilson'); return dict(accuracy=round(mean, 4), n=m['n'], low=round(low, 4), high=round(high, 4), constant=m['constant'], each=acc)
+_FACTS = ('params', 'file_bytes', 'seconds', 'items_per_second')
 
 def side_by_side(
     runs:dict,       # name -> its `Run`s, a seed each
@@ -236,9 +231,10 @@ def side_by_side(
     joined:str=None, # the name whose runs are also joined to an ensemble
 ) -> dict:
     "For each name, and an ensemble of one: figures on valid, test, and test without repeats; size, training seconds, photos a second; `gain` of the ensemble"
-    reports = {n: {s: [r.report_of(s) for r in rs] for s in ('valid', 'test')} for n, rs in runs.items()}; facts = {n: rs[0].record for n, rs in runs.items()}
-    if joined: reports['ensemble'] = {s: [ensemble(r)] for s, r in reports[joined].items()}; first, k = facts[joined], len(runs[joined]); facts['ensemble'] = {f: first[f]*k for f in ('params', 'file_bytes', 'seconds')} | dict(items_per_second=first['items_per_second']/k)
-    rows = {n: dict(valid=_figures(r['valid']), test=_figures(r['test']), new=_figures([_without(t, repeats) for t in r['test']])) | {f: facts[n][f] for f in ('params', 'file_bytes', 'seconds', 'items_per_second')} for n, r in reports.items()}
+    reports = {n: {s: [r.report_of(s) for r in rs] for s in ('valid', 'test')} for n, rs in runs.items()}; facts = {n: {f: rs[0].record[f] for f in _FACTS} for n, rs in runs.items()}
+    if joined: k = len(runs[joined]); reports['ensemble'] = {s: [ensemble(r)] for s, r in reports[joined].items()}; facts['ensemble'] = {f: v*k if f != _FACTS[-1] else v/k for f, v in facts[joined].items()}
+    parts = {n: r | dict(new=[_without(t, repeats) for t in r['test']]) for n, r in reports.items()}
+    rows = {n: {s: over_seeds([r.metrics for r in rs]) for s, rs in p.items()} | facts[n] for n, p in parts.items()}
     return dict(rows=rows) | (dict(gain=ensemble_gain([replace(r, name=f'seed {i}') for i, r in enumerate(reports[joined]['test'])]).reset_index(names='model').to_dict('records')) if joined else {})
 
 # %% ../nbs/03_transfer.ipynb #2bb00d29

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd, pytest
 from processes import BIN, KILLED, as_script, end, run, start
 
-NAMES = [f'instruments_{n}' for n in 'data train search grid predict leaderboard quickstart demo'.split()]
+NAMES = [f'instruments_{n}' for n in 'data train search grid predict export leaderboard quickstart demo'.split()]
 
 @pytest.fixture
 def shell(tmp_path):
