@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FRONT', 'WORK', 'MEASUREMENTS', 'take_turns', 'timing', 'times_faster', 'torch_threads', 'machine', 'read_benchmarks',
            'fft_race', 'librosa_clip', 'librosa_batches', 'ClipByClip', 'torchaudio_loader', 'our_batches',
-           'throughput', 'wav_copy', 'BandsByLibrosa', 'band_training', 'Marks', 'add_marks', 'phases', 'outside',
-           'epoch_share', 'published_epochs', 'clock_epochs', 'our_epochs', 'reach', 'expected_seconds',
+           'throughput', 'wav_copy', 'BandsByLibrosa', 'band_training', 'full_epochs', 'Marks', 'add_marks', 'phases',
+           'outside', 'epoch_share', 'published_epochs', 'clock_epochs', 'our_epochs', 'reach', 'expected_seconds',
            'accuracy_race', 'write_clips', 'held', 'PeakMemory', 'scale_here', 'scale', 'NoiseStore', 'multiply_adds',
            'learning', 'file_bytes', 'StepClock', 'epoch_kinds', 'time_steps', 'training_costs', 'prediction_rates',
            'recipe_costs', 'train_seconds', 'costs_alone', 'run_costs', 'known_runs', 'cost_table', 'rounded',
@@ -28,7 +28,7 @@ import librosa, numpy as np, pandas as pd, soundfile as sf, torch, torch.nn.func
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
-from fastai.torch_core import default_device
+from fastai.torch_core import default_device, to_device
 from fastcore.basics import store_attr
 from fastcore.script import call_parse
 from torch import nn
@@ -227,24 +227,42 @@ class BandsByLibrosa(torch.utils.data.Dataset):
 def _steps(net, batches):
     "A function that takes one step with the next batch"
     opt, batches = torch.optim.Adam(net.parameters(), 1e-4), iter(batches)
-    def step(): x, y = next(batches); opt.zero_grad(); F.binary_cross_entropy_with_logits(net(x), y).backward(); opt.step()
+    def step():
+        x, y = next(batches); opt.zero_grad(); loss = F.binary_cross_entropy_with_logits(net(x), y); loss.backward(); opt.step()
+        return loss.item()                                 # an accelerator has done its work when this is there
     return step
 
 def band_training(
     items,                                      # path, label
     recipe:Recipe=RECIPES['irmas-multistft'],
     rounds:int=3,                               # steps that count, after a first
+    workers:int=0,                              # processes that read for librosa
+    compiled:bool=True,                         # ours compiled, too? That takes a minute first
     cache=None,
 ) -> dict:
-    "Clips a second in training: ours, ours compiled (that takes a minute first), and by librosa with a `DataLoader`; medians of the ratios"
-    labels = sorted(items.label.unique()); y = torch.from_numpy(one_hot(items.label, labels)).float(); bs = recipe.bs; paths = items.path.tolist()
-    store = build(recipe.store, paths=paths, cache=cache, progress=False); loader = ItemLoader(store, y, np.arange(len(y)), bs, recipe.window, train=True)
-    ours, compiled, theirs = (Classifier(recipe, labels).train() for _ in range(3)); augment, mix = nn.Sequential(*map(build, recipe.augment)).train(), build(recipe.mixup)
-    x, t = loader.one_batch(); s = probe(ours, x[:4], t[:4]); set_speed(ours, **s); set_speed(compiled, **s, compile=True)
+    "Clips a second in training: ours, ours compiled, and by librosa with a `DataLoader`; medians of the ratios"
+    labels = sorted(items.label.unique()); y = torch.from_numpy(one_hot(items.label, labels)).float(); bs = recipe.bs; paths, device = items.path.tolist(), default_device()
+    store = build(recipe.store, paths=paths, cache=cache, progress=False); loader = ItemLoader(store, y, np.arange(len(y)), bs, recipe.window, True, device)
+    ours, faster, theirs = (Classifier(recipe, labels).to(device).train() for _ in range(3)); augment, mix = nn.Sequential(*map(build, recipe.augment)).train(), build(recipe.mixup)
+    x, t = loader.one_batch(); s = probe(ours, x[:4], t[:4]); set_speed(ours, **s); set_speed(faster, **s, compile=True)
     def fed(net): return _steps(net, (mix(augment(x), t) for _ in range(rounds+1) for x, t in loader))
-    files = torch.utils.data.DataLoader(BandsByLibrosa(paths, y, recipe.window), bs, shuffle=True, drop_last=True)
-    took = take_turns(dict(ours=fed(ours), compiled=fed(compiled), librosa=_steps(theirs.body, (b for _ in range(rounds+1) for b in files))), rounds)
-    return dict(recipe=recipe.name, bs=bs, rates={k: round(bs/median(v), 2) for k, v in took.items()}, ratio={k: times_faster(took, k, 'librosa') for k in ('ours', 'compiled')}, settings=s, timings={k: timing(v) for k, v in took.items()}, made=machine())
+    files = torch.utils.data.DataLoader(BandsByLibrosa(paths, y, recipe.window), bs, shuffle=True, drop_last=True, num_workers=workers)
+    ways = dict(ours=fed(ours)) | (dict(compiled=fed(faster)) if compiled else {}) | dict(librosa=_steps(theirs.body, (to_device(b, device) for _ in range(rounds+1) for b in files)))
+    took = take_turns(ways, rounds)
+    return dict(recipe=recipe.name, bs=bs, rates={k: round(bs/median(v), 2) for k, v in took.items()}, ratio={k: times_faster(took, k, 'librosa') for k in ways if k != 'librosa'}, workers=workers, settings=s, timings={k: timing(v) for k, v in took.items()}, made=machine())
+
+def full_epochs(
+    items,              # path, label; repeated until there are `n`
+    recipe:Recipe=RECIPES['irmas-multistft'],
+    n:int=5364,         # clips of an epoch, as in source S4
+    cache=None,
+) -> dict:
+    "Seconds of an epoch with pretrained branches, frozen and then learning, on the default device; the second of two each"
+    labels = sorted(items.label.unique()); y = torch.from_numpy(one_hot(items.label, labels)).float(); store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=False)
+    recipe, device = replace(recipe, epochs=4, freeze=2), default_device(); clf = Classifier(recipe, labels).to(device); clf.body.warm = True       # what the weights are costs nothing
+    parts = [ItemLoader(store, y, idxs, recipe.bs, recipe.window, train, device) for idxs, train in ((np.resize(np.arange(len(y)), n), True), ([], False))]
+    set_speed(clf, **(s := probe(clf.train(), *parts[0].one_batch()))); make_learner(recipe, clf, DataLoaders(*parts, device=device), rows=(rows := []), progress=False).fit(recipe.epochs)
+    return dict(recipe=recipe.name, n=n, bs=recipe.bs, frozen=rows[1]['seconds'], unfrozen=rows[3]['seconds'], settings=s, made=machine())
 
 # %% ../nbs/07_benchmarks.ipynb #f07cc773
 class Marks(Callback):
