@@ -324,7 +324,7 @@ add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, its instruments 
     data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()), taps=True)), weights='audioset',
     augment=(*_RING, ('irmas_multistft.Speed', dict(lo=-4., hi=4., p=.9)), ('irmas_multistft.Colour', {}), ('irmas_multistft.Room', dict(p=.7)), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.6))),
     views=tuple(('irmas_multistft.Pitch', dict(ratio=r)) for r in ((4, 5), (8, 9), (9, 8), (5, 4))),
-    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=20, freeze=6, fixed=1, keep_stats=True, balance=.5, bs=32, lr=5e-3, lr_low=1e-2, l2_sp=.3, l2_sp_head=2., wd=.01, ema=.98, half=True));
+    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=40, freeze=10, fixed=1, keep_stats=True, balance=.5, bs=32, lr=1e-2, lr_low=1e-2, l2_sp=.3, l2_sp_head=2., wd=.01, ema=.98, half=True));
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8770a5f
 def ablations(recipe:Recipe) -> dict:
