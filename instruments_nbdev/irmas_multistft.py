@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['GUITARS', 'BANDS', 'NINE', 'merge_guitars', 'merge_probs', 'label_record', 'hold_out', 'BandSpectrogram', 'MultiSTFT',
            'Fill', 'show_bands', 'Branch', 'MNBranch', 'MultiBranch', 'MixClips', 'Room', 'Colour', 'Speed', 'Pitch',
-           'EvenLogMel', 'ablations', 'most_prominent', 'with_names', 'write_mixes', 'predict_clips', 'merged',
-           'mix_record', 'clip_log', 'show_log', 'specialists']
+           'EvenLogMel', 'ablations', 'most_prominent', 'try_held_out', 'with_names', 'write_mixes', 'predict_clips',
+           'merged', 'mix_record', 'ablation_record', 'clip_log', 'show_log', 'specialists']
 
 # %% ../nbs/04_irmas_multistft.ipynb #1ceb532d
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, soundfile as sf, torch, torch.nn as nn, torch.nn.functional as F
@@ -20,7 +21,8 @@ from tqdm import tqdm
 from .audio_transforms import ClipNorm, LogMel, RandomTransform, Resample, Spectrogram, ToDB, decode, mel_bank, to_float, _fit, _rms
 from .custom_cnn import conv_bn
 from .data import IRMAS_NAMES, best_constant, irmas, write_csv
-from .evaluation import Report
+from .evaluation import Report, one_hot
+from .experiments import run_jobs
 from .training import Classifier, Recipe, TrainingError, add_recipe, build, fit, predict_store
 from .transfer import MN, MN_FRONT_END, read_weights, weights_file, _groups, _load, _mn_names
 
@@ -339,6 +341,19 @@ def most_prominent(recipe:Recipe) -> Recipe:
     mixup = recipe.mixup and (recipe.mixup[0], recipe.mixup[1] | dict(label='loudest'))
     return replace(recipe, name=f'{recipe.name}-prominent', multi_label=False, mixup=mixup)
 
+# %% ../nbs/04_irmas_multistft.ipynb #b1bf4f8e
+def try_held_out(
+    recipes:dict,         # under names of their own, as `ablations` gives them
+    items:pd.DataFrame,   # path, label, group, split
+    out,                  # folder: a run each; those that are there are not made again
+    parts:tuple=(1, 2),   # of `hold_out`
+    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
+) -> pd.DataFrame:
+    "A row a recipe and part: trained without that part of the sources in train, and tried on it; what is valid in `items` is left in peace"
+    held = {p: (t := hold_out(items, part=p))[t.split != 'test'].reset_index(drop=True) for p in parts}; rows = list(product(recipes, parts))
+    runs = run_jobs([(recipes[n], held[p], None, 0, Path(out)/f'{n}-part{p}') for n, p in rows], **kw)
+    return pd.DataFrame([r.record['metrics']['valid'] for r in runs], pd.MultiIndex.from_tuples(rows, names=['recipe', 'part']))
+
 # %% ../nbs/04_irmas_multistft.ipynb #c3721268
 def with_names(
     t:pd.DataFrame,   # indexed by codes of IRMAS
@@ -405,6 +420,21 @@ def mix_record(
         found = {p: predict_clips(clf, mixes, p, tmp, progress=False) for p in ('mean', 'max')}; size = mixes.label.map(len).to_numpy()
         by = {str(k): predict_clips(clf, mixes[size == k], 'mean', tmp, progress=False).metrics for k in sorted(set(size))}
     return dict(recipe=clf.recipe.name, seed=seed, metrics={p: r.metrics for p, r in found.items()}, by_number=by)
+
+# %% ../nbs/04_irmas_multistft.ipynb #9d44eb27
+def ablation_record(
+    recipe:Recipe,
+    items:pd.DataFrame,   # path, one label each, split
+    out,                  # folder: a run each; those that are there are not made again
+    n:int=300,            # mixtures
+    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
+) -> dict:
+    "Figures of `recipe` and of each of its `ablations` on what validates, and on mixtures of that: a row each"
+    found = ablations(recipe); valid = items[items.split == 'valid']; runs = run_jobs([(r, items, None, 0, Path(out)/k) for k, r in found.items()], **kw)
+    with TemporaryDirectory() as tmp:
+        mixes = write_mixes(valid, tmp, n, sr=recipe.store[1]['sr']); mixed = [predict_clips(r.model, mixes, cache=tmp, progress=False).metrics for r in runs]
+    names = ['nothing', *(k.removeprefix(f'{recipe.name}-no-') for k in list(found)[1:])]; last = runs[0].record
+    return dict(recipe=last['recipe'], device=last['device'], versions=last['versions'], rows=[dict(without=k) | r.record['metrics']['valid'] | dict(mixtures_f1=m['micro_f1'], mixtures_accuracy=m['accuracy']) for k, r, m in zip(names, runs, mixed)])
 
 # %% ../nbs/04_irmas_multistft.ipynb #187ec4cd
 def clip_log(

@@ -576,7 +576,7 @@ def write_report(path, clf, record, report, store, rows) -> Path:
     page = _PAGE.render(title=record['recipe']['name'], about=record['recipe']['about'], headline=f'{_pct(m["accuracy"])} right on {report.name}',
         beside=f'{m["n"]} items, 95 % interval {_pct(m["low"])} to {_pct(m["high"])}; the best constant answer would get {_pct(m["constant"])}. '
                f'{clf.n_params:,} parameters, {record["file_bytes"]/1e6:.2f} MB, trained in {record["seconds"]:.0f} s on {record["device"]}.',
-        table=pd.DataFrame(record['metrics']).T.to_html(float_format='%.3f'), examples=fig_html(show_inputs(clf, store, show.tolist(), show.index)),
+        table=pd.DataFrame(record['metrics']).T.astype({'n': int}).to_html(float_format='%.3f'), examples=fig_html(show_inputs(clf, store, show.tolist(), show.index)),
         curves=fig_html(show_curves(rows)[0].figure) if rows else 'No epochs: the head was fitted at once.', confusion=fig_html(report.show_confusion().figure), per_class=report.per_class().to_html(),
         mistakes=wrong, record=json.dumps({k: v for k,v in record.items() if k not in ('epochs', 'errors')}, indent=1))
     Path(path).write_text(page, encoding='utf-8'); return Path(path)

@@ -1,7 +1,8 @@
 """How the repository hangs together: what no single notebook can see."""
-import ast, importlib, json, re, subprocess
+import ast, builtins, dis, importlib, json, re, subprocess
 from configparser import ConfigParser
 from pathlib import Path
+from types import CodeType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,19 @@ def imported(src, lib=LIB):
 def upward(order, sources):
     "Pairs (module, what it imports) that go against `order`, the modules from the top of the table to its bottom"
     return [(m, i) for m, src in sources.items() for i in sorted(imported(src)) if i in order and order.index(i) >= order.index(m)]
+
+def unknown(code, known):
+    "Names that code looks up in its module and that are not there: a notebook had them, its module has not"
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ('LOAD_GLOBAL', 'LOAD_NAME')} - {*known, *dir(builtins), '__annotations__'}
+    return own.union(*(unknown(c, known) for c in code.co_consts if isinstance(c, CodeType)))
+
+def test_unknown_names_are_seen():
+    assert unknown(compile('import os\ndef f(a):\n    b = 1\n    return [os, a, b, len, lost] + [also for _ in a]', 'm', 'exec'), ['os', 'f']) == {'lost', 'also'}
+
+@pytest.mark.parametrize('path', [p for p in NBS if module(p)], ids=lambda p: p.stem)
+def test_modules_know_their_names(path):
+    m = importlib.import_module(f'{LIB}.{module(path)}')
+    assert unknown(compile(Path(m.__file__).read_text(encoding='utf-8'), m.__file__, 'exec'), vars(m)) == set()
 
 def test_upward_imports_are_seen():
     src = f'from {LIB}.data import x\ndef f():\n    from .app import main\n    from . import app\n    import {LIB}.app as a, os'
