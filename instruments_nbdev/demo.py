@@ -241,7 +241,9 @@ def respond(model:str, file:str=None, mic:str=None) -> str:
 # %% ../nbs/06a_demo.ipynb #907733cb
 _KEPT = (60, 600)   # seconds: how often old files are looked for, and how old they may get
 
-def _choices(model): return list(dict.fromkeys([*([str(model)] if model else []), *bundled()]))
+def _choices(model):
+    "What the page offers: the model that was asked for, then the bundled ones, `sounds` before the others"
+    return list(dict.fromkeys([str(model)]*bool(model) + sorted(bundled(), key=lambda n: n != 'sounds')))
 
 def _inputs(gr, names):
     "The left side: model, what it is, file, microphone"
@@ -289,7 +291,7 @@ def served(model=None, port:int=0):
 # %% ../nbs/06a_demo.ipynb #a3e813bd
 @command
 def instruments_demo(
-    model:str=None,   # what is chosen at first: the name of a bundled model, a model file or a run folder
+    model:str=None,   # what is chosen at first: the name of a bundled model, a model file or a run folder; default: sounds
     port:int=0,       # 0: the first free one from 7860 on
 ):
     "A page in the browser, for this machine only, that says what sounds and photos are; until Ctrl-C"
