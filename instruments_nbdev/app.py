@@ -7,7 +7,7 @@ __all__ = ['SUFFIXES', 'command', 'instruments_data', 'instruments_train', 'inst
            'instruments_predict', 'instruments_export', 'instruments_leaderboard', 'instruments_quickstart']
 
 # %% ../nbs/06_app.ipynb #98eb098e
-import os, sys, tempfile
+import os, shlex, sys, tempfile
 from dataclasses import replace
 from functools import wraps
 from importlib.util import find_spec
@@ -63,7 +63,7 @@ def _show_audit(found, root, most=20):
     name = lambda p: Path(p).relative_to(root); again = lambda r: 'the same bytes' if r.score > .99999 else f'alike, {r.score:.2f}'
     faults = [f'{name(r.path)}: {r.fault}' for r in found.faults.itertuples()]
     pairs = [f'{name(r.a)} = {name(r.b)}: {again(r)}{", under two labels"*(r.label_a != r.label_b)}{", across the split"*r.crosses}' for r in found.pairs.itertuples()]
-    print(found)
+    facts = found.summary(); print(facts[('split' in found.items) | ~facts.index.str.contains('across')].to_string())     # where there is no split, nothing lies across it
     for lines in (faults, pairs): print('\n'.join(lines[:most] + [f'… and {len(lines)-most} more']*(len(lines) > most)), end='\n'*bool(lines))
 
 @command
@@ -147,6 +147,7 @@ def instruments_train(
     if every: return _train_all(r, items, seeds, jobs, cluster, out, resume)
     run = fit(r, items, fold=_whole(fold, '--fold'), seed=seed, out=out, resume=resume)
     print(f'{run}\nreport: {run.path/"report.html"}' if run.record['metrics'] else f'{run.path/"model.safetensors"}: trained on all {len(items)} items')
+    print('use it: instruments_predict {0} FILE; in the browser: instruments_demo {0}'.format(shlex.quote(str(run.path))))
 
 def _train_all(r, items, seeds, jobs, cluster, out, resume):
     out = Path(out or f'runs/{r.name}-cv')
@@ -177,10 +178,10 @@ def _own_items(r, root, classes):
     if set(items.get('split', ())) == {'train'}: items = items.drop(columns='split')
     _check_kind(r, items, root); _check_classes(items, root); return items
 
-def _sized(r, n):
-    "The recipe for `n` items: for few, smaller batches, and an average that has forgotten its start long before the end"
+def _sized(r, n, valid):
+    "The recipe for `n` items to learn from and `valid` to choose on: smaller batches for few, an average that has forgotten its start long before the end, a level of being sure only where there is enough to fit it to"
     bs = min(r.bs, max(n//8, 8)); steps = r.epochs*max(n//bs, 1)
-    return replace(r, bs=bs, ema=round(min(r.ema, max(1-3/steps, 0)), 4))
+    return replace(r, bs=bs, ema=round(min(r.ema, max(1-3/steps, 0)), 4), calibrate=r.calibrate and valid >= 40)
 
 def _say_parts(parts, root):
     "How many items each part of the split has, and which classes are not tested; DataError where none is"
@@ -191,13 +192,13 @@ def _say_parts(parts, root):
 def _own(r, root, classes, split, fold, seed, every):
     "Recipe and items for a person's own folder: its own split, or dealt after copies and recordings are put together"
     items = _own_items(r, root, classes); given = 'split' in items and split in (None, 'official') and not every
-    r = replace(r, data='folders', split=split or ('official' if given else 'dealt'))
+    r = replace(r, data='folders', split=split or ('official' if given else 'dealt'), about=f"{r.about.partition(';')[0]}; a folder of one's own")
     if fold not in ('0', '1') and not every and r.split != 'random': raise DataError(f'--fold {fold}: a folder is split once; --seed splits it anew, --fold all tests every item')
     if fold != '0' and not given:
         print(f'looking for repeats in {root}', flush=True); items = _one_side(items.drop(columns='split', errors='ignore'), duplicate_clusters(items))
     parts = parts_of(r, items, 0 if every else int(fold), seed)
     if fold != '0' and not every: _say_parts(parts, root)
-    return _sized(r, int((parts.split == 'train').sum())), items
+    n = parts.split.value_counts(); return _sized(r, int(n.get('train', 0)), int(n.get('valid', len(items)//7))), items
 
 # %% ../nbs/06_app.ipynb #24cd2249
 def _show_search(rec, out):
@@ -322,7 +323,7 @@ def instruments_leaderboard(
     folder:str, # where records are, for instance runs
 ):
     "Every run record below a folder, best first, with intervals and the best constant answer"
-    print(leaderboard(folder).drop(columns='seconds').to_string(index=False, float_format='{:.3f}'.format, na_rep=''))
+    print(leaderboard(folder).drop(columns='seconds').astype({'sd': float}).to_string(index=False, float_format='{:.3f}'.format, na_rep=''))
 
 # %% ../nbs/06_app.ipynb #7502662b
 @command

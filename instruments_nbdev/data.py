@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, requests, soundfile 
 from fastcore.basics import patch
 from filelock import FileLock
 from joblib import Parallel, delayed
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from scipy.fft import irfft, irfft2, next_fast_len, rfft, rfft2
 from scipy.ndimage import gaussian_filter, uniform_filter1d
 from scipy.signal import butter, sosfilt, stft
@@ -615,7 +615,7 @@ def items(self:Dataset,
 # %% ../nbs/00_data.ipynb #3c1a8fa9
 def _group_folds(items, n, seed):
     "Fold 1…n of each item, (len(items),): groups whole, classes (the first, where there are several) spread evenly"
-    if items.group.nunique() < n: raise DataError(f'{items.group.nunique()} groups cannot make {n} folds')
+    if items.group.nunique() < n: raise DataError(f'{items.group.nunique()} groups cannot make {n} folds: a group is a recording with all that belongs to it')
     first = items.label.map(lambda l: l if isinstance(l, str) else l[0]); fold = np.zeros(len(items), int)
     parts = StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(fold, first, items.group)
     with warnings.catch_warnings():
@@ -868,10 +868,15 @@ def _fingerprint(x, sr):
     level -= uniform_filter1d(level, 9, axis=0)
     return (level/(level.std(1, keepdims=True)+.3)).astype('float32')
 
+def _unreadable(e):
+    "The fault that a decoder's error tells of, in a few words; in full it would name a stream in memory"
+    why = 'no format that is known' if isinstance(e, UnidentifiedImageError) else getattr(e, 'error_string', None) or getattr(e, 'strerror', None) or str(e) or type(e).__name__
+    return dict(fault=f'unreadable: {why.splitlines()[0].strip(" .")[:60]}')
+
 def _sound_facts(path):
     "Digest, rate, seconds, peak and fingerprint of a sound, or the reason why there are none"
     try: data = Path(path).read_bytes(); x, sr = sf.read(io.BytesIO(data), dtype='float32', always_2d=True)
-    except (OSError, sf.LibsndfileError) as e: return dict(fault=f'unreadable: {str(e).splitlines()[0][:60]}')
+    except (OSError, sf.LibsndfileError) as e: return _unreadable(e)
     x = x.mean(1); facts = dict(digest=hashlib.blake2b(data).hexdigest(), sr=sr, seconds=len(x)/sr, peak=float(np.abs(x).max(initial=0)))
     if not len(x): return facts | dict(fault='empty')
     return facts | (dict(fault='silent') if facts['peak'] < 1e-4 else dict(fingerprint=_fingerprint(x[:_FP_SECONDS*sr], sr)) if len(x) > sr/4 else {})
@@ -882,7 +887,7 @@ def _photo_facts(path):
     try:
         data = Path(path).read_bytes(); im = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
         thumb = np.asarray(im.convert('L').resize((192, 192), Image.BOX))
-    except (OSError, ValueError, Image.DecompressionBombError) as e: return dict(fault=f'unreadable: {str(e).splitlines()[0][:60]}')
+    except (OSError, ValueError, Image.DecompressionBombError) as e: return _unreadable(e)
     facts = dict(digest=hashlib.blake2b(data).hexdigest(), width=im.width, height=im.height, peak=int(thumb.max())-int(thumb.min()))
     return facts | (dict(fault='empty: one colour') if facts['peak'] < 2 else dict(fingerprint=thumb))
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, soundfile as sf, torch
+from fastcore.script import Param
 from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image, UnidentifiedImageError
 from .app import command, _whole
@@ -102,14 +103,21 @@ def show_over_time(clf:Classifier, path, t:pd.DataFrame # of `answer_table`
     ax.spines['left'].set_visible(False); return fig
 
 # %% ../nbs/06a_demo.ipynb #45ae19e1
+def _evidence(clf, x, labels):
+    "Where the evidence for each label lies (K, H, W), 1 where there is most of it for any of them"
+    maps = grad_cam(clf, x.expand(len(labels), -1, -1, -1), labels); return maps/maps.max().clamp(min=1e-9)
+
+def _glow(ax, photo, m):
+    "`photo` (H, W, 3) in a darker grey, which glows where `m` (H, W) is large"
+    ax.imshow(photo.mean(-1), cmap='gray', vmin=0, vmax=1.4, interpolation='bilinear'); ax.imshow(m, cmap='inferno', vmin=-.3, vmax=1, alpha=.7*m.numpy())
+
 @plt.rc_context(_LOOK)
 def show_where(clf:Classifier, x, t:pd.DataFrame, k:int=2):
-    "A photo (1, 3, H, W) and where the evidence for its `k` most probable labels lies; gives the figure"
+    "A photo (1, 3, H, W), and where the evidence for its `k` most probable labels lies; gives the figure"
     top = t[:k] if hasattr(clf.body, 'evidence') else t[:0]; photo = x[0].permute(1, 2, 0)/255
-    maps = [m/m.max().clamp(min=1e-9) for m in grad_cam(clf, x.expand(len(top), -1, -1, -1), top.index.tolist())] if len(top) else []
-    fig, axs = plt.subplots(1, 1+len(maps), figsize=(1.6*(1+len(maps)), 1.85), layout='constrained', squeeze=False)
-    for ax, m, title in zip(axs[0], [None, *maps], ['as the model gets it', *top['name']]):
-        ax.imshow(photo if m is None else photo*(.2 + .8*m[..., None]), interpolation='bilinear'); ax.set_title(title, fontsize=8.5); ax.axis('off')
+    fig, axs = plt.subplots(1, 1+len(top), figsize=(1.6*(1+len(top)), 1.85), layout='constrained', squeeze=False); axs[0, 0].imshow(photo, interpolation='bilinear')
+    for ax, m in zip(axs[0, 1:], _evidence(clf, x, top.index.tolist()) if len(top) else []): _glow(ax, photo, m)
+    for ax, title in zip(axs[0], ['as the model gets it', *('for ' + top['name'])]): ax.set_title(title, fontsize=8.5); ax.axis('off')
     return fig
 
 # %% ../nbs/06a_demo.ipynb #4d3974f4
@@ -174,7 +182,7 @@ def model_html(name) -> str:
     except (TrainingError, OSError) as e: return f'<div class="model sorry"><p>{html.escape(str(e))}</p></div>'
     heard = f'Listens to sounds, {(s := clf.recipe.window/clf.recipe.store[1]["sr"]):.3g} second{"s"*(s != 1)} at a time' if takes(clf) == 'sound' else 'Looks at photos'
     sure = 'names each label that reaches its own threshold' if clf.recipe.multi_label else f'is not sure below {100*clf.sure:.0f} %' if clf.sure else 'always names one, right or wrong'
-    chips = ''.join(f'<li>{html.escape(n)}</li>' for n in sorted(answer_table(clf, np.zeros(len(clf.labels)))['name']))
+    chips = ''.join(f'<li>{html.escape(n)}</li>' for n in sorted(answer_table(clf, np.zeros(len(clf.labels)))['name'], key=str.casefold))
     return f'<div class="model"><p>{heard}, and {sure}. It knows these {len(clf.labels)}, and nothing else:</p><ul>{chips}</ul></div>'
 
 # %% ../nbs/06a_demo.ipynb #32517bf9
@@ -211,7 +219,7 @@ _CSS = '''
 .hint{border:2px dashed var(--border-color-primary);border-radius:14px;padding:54px 24px;text-align:center;color:var(--body-text-color-subdued)}
 .hint b{display:block;font-size:1.15rem;color:var(--body-text-color);margin-bottom:4px;font-weight:600}
 footer{display:none!important}
-@media(max-width:640px){.banner{padding:18px 20px}.banner h1{font-size:1.35rem}.banner p{font-size:.95rem}.banner svg{display:none}.result figure figcaption{padding-left:6px}.answer{padding:14px 16px}.answer li{grid-template-columns:6.4em 1fr 3.4em;gap:8px;font-size:.92rem}.result figure{padding:12px 8px}.hint{padding:30px 16px}}
+@media(max-width:640px){.banner{padding:18px 20px}.banner h1{font-size:1.35rem}.banner p{font-size:.95rem}.banner svg{display:none}.result figure figcaption{padding-left:6px}.model ul{max-height:8.4em;overflow-y:auto}.answer{padding:14px 16px}.answer li{grid-template-columns:6.4em 1fr 3.4em;gap:8px;font-size:.92rem}.result figure{padding:12px 8px}.hint{padding:30px 16px}}
 '''
 
 # %% ../nbs/06a_demo.ipynb #1fed2f20
@@ -241,15 +249,16 @@ def respond(model:str, file:str=None, mic:str=None) -> str:
 # %% ../nbs/06a_demo.ipynb #907733cb
 _KEPT = (60, 600)   # seconds: how often old files are looked for, and how old they may get
 
-def _choices(model): return list(dict.fromkeys([*([str(model)] if model else []), *bundled()]))
+def _choices(model):
+    "What the page offers: the model that was asked for, then the bundled ones, `sounds` before the others"
+    return list(dict.fromkeys([str(model)]*bool(model) + sorted(bundled(), key=lambda n: n != 'sounds')))
 
 def _inputs(gr, names):
-    "The left side: model, what it is, file, microphone"
+    "The left side: model, file, microphone, and below them what the model knows, which may be long"
     model = gr.Dropdown(names, value=names[0] if names else None, label='Model', info='or the path of a model file or of a run folder', allow_custom_value=True, elem_id='model')
-    about = gr.HTML(model_html(names[0] if names else ''), padding=False)
     file = gr.File(label='Sound or photo', height=180, elem_id='file')
     mic = gr.Audio(sources=['microphone'], type='filepath', label='or record a sound', editable=False, buttons=[], elem_id='mic')
-    return model, about, file, mic
+    return model, gr.HTML(model_html(names[0] if names else ''), padding=False), file, mic
 
 def page(model=None):
     "The Gradio page, not yet served; `model` is chosen at first"
@@ -289,7 +298,7 @@ def served(model=None, port:int=0):
 # %% ../nbs/06a_demo.ipynb #a3e813bd
 @command
 def instruments_demo(
-    model:str=None,   # what is chosen at first: the name of a bundled model, a model file or a run folder
+    model:Param('chosen at first: the name of a bundled model, a model file or a run folder; default: sounds', str, opt=False, nargs='?')=None,
     port:int=0,       # 0: the first free one from 7860 on
 ):
     "A page in the browser, for this machine only, that says what sounds and photos are; until Ctrl-C"

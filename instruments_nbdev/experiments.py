@@ -25,7 +25,7 @@ from joblib.externals.loky import get_reusable_executor
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
-from .data import DATASETS, add_folds, best_constant, replacing, split_items
+from .data import DATASETS, Dataset, add_folds, best_constant, replacing, split_items, _few
 from .evaluation import Report, over_seeds
 from .training import (Recipe, Run, TrainingError, build, device_name, fit, named, parts_of, recipe_from,
                                         save_model, versions)
@@ -106,14 +106,20 @@ def cross_validate(recipe:Recipe,
         jobs:int=1, progress:bool=True,
         cluster:str=None,        # address of a Dask scheduler, whose workers do it instead
         **kw):                   # passed to `training.fit`
-    "A run for each fold and seed in `out`, and `out/run.json` with the pooled figures; finished runs are kept"
+    "A run for each fold and seed in `out`, and `out/run.json` with the pooled figures; finished runs are kept; `TrainingError` for a class in one fold only"
     out = Path(out or f'runs/{recipe.name}-cv'); items = _folded(items, recipe.split)
     items = items.drop(columns='split', errors='ignore')
     build(recipe.store, paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
     calls = [(_whole_folds(recipe), items, int(f), s, out/f'fold{f}-seed{s}') for s, f in product(range(seeds), sorted(items.fold.unique()))]
     return CV(run_jobs(calls, jobs, progress, cluster, **kw), out).save()
 
-def _folded(items, how): return add_folds(items, how=how) if how in ('random', 'neighbours') else items if 'fold' in items else add_folds(items)
+def _folded(items, how):
+    "Items with folds; `TrainingError` names the classes of which nothing is left to learn from while they are tested"
+    items = add_folds(items, how=how) if how in ('random', 'neighbours') else items if 'fold' in items else add_folds(items)
+    lone = [f'{c} ({len(t)} file{"s"*(len(t) > 1)})' for c, t in items.explode('label').groupby('label') if t.fold.nunique() < 2]
+    if lone: raise TrainingError(f'a class that is in one fold only would be tested without being learned: add recordings of {_few(lone)}, or leave them out')
+    return items
+
 def _whole_folds(recipe): return replace(recipe, split=recipe.split if recipe.split in ('random', 'neighbours') else 'folds')
 
 # %% ../nbs/01b_experiments.ipynb #10f61b4d
@@ -520,9 +526,13 @@ def _figures(run, record):
     words = _BY_PART if record == run.record else _BY_REST
     return part, record['metrics'][part], words | (dict(seen=f'Its settings were chosen on these very items. {words["seen"]}') if part == 'valid' else {})
 
+def _source(recipe):
+    "The data set of a recipe; a person's own folder has no name and no licence"
+    return DATASETS.get(recipe.data) or Dataset('folders', 'sound' if recipe.window else 'photo', "its maker's own folder", 'folders', {}, licence='not stated')
+
 def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
     "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"
-    clf, ds, (part, m, words) = run.model, DATASETS[run.model.recipe.data], _figures(run, record)
+    clf, ds, (part, m, words) = run.model, _source(run.model.recipe), _figures(run, record)
     clf.summary = {k: record[k] for k in ('temperature', 'sure', 'thresholds') if k in record} | clf.summary | {part: m}
     pct = m | {k: 100*m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m} | dict(part={'valid': 'validation'}.get(part, part))
     facts = {k: w.format(**pct) for k, w in words.items()} | dict(labels=', '.join(clf.labels), title=ds.title, licence=ds.licence, kind=ds.kind, others=_OTHERS[ds.kind])

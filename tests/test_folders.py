@@ -52,6 +52,12 @@ def test_trained_on_everything(sounds, tmp_path, capsys):
     run = train('sounds-cnn', sounds, tmp_path/'run', fold='0', epochs=1)
     assert f'trained on all {5*len(PITCH)+1} items' in capsys.readouterr().out and not run.record['metrics'] and not len(run.predictions)
 
+def test_every_file_tested_once(sounds, tmp_path, capsys):
+    "A class of one recording cannot be learned while it is tested, so it is named before anything is trained"
+    with pytest.raises(SystemExit): train('sounds-cnn', sounds, tmp_path/'cv', fold='all')
+    assert 'add recordings of once (1 file), or leave them out' in capsys.readouterr().err and not (tmp_path/'cv').exists()
+    run = train('sounds-cnn', sounds, tmp_path/'cv', fold='all', epochs=1, classes=','.join(PITCH)); assert run.record['cv']['n'] == 15 and run.record['cv']['folds'] == 5
+
 def test_its_own_split(photos, tmp_path, capsys):
     "train, valid and test inside the folder are kept to the file"
     d = tmp_path/'split'
