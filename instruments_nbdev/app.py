@@ -180,7 +180,7 @@ def _own_items(r, root, classes):
 
 def _sized(r, n, valid):
     "The recipe for `n` items to learn from and `valid` to choose on: smaller batches for few, an average that has forgotten its start long before the end, a level of being sure only where there is enough to fit it to"
-    bs = min(r.bs, max(n//8, 8)); steps = r.epochs*max(n//bs, 1)
+    bs = min(r.bs, max(n//8, 8)); steps = max(r.epochs, 1)*max(n//bs, 1)      # a head alone is fitted in no epoch
     return replace(r, bs=bs, ema=round(min(r.ema, max(1-3/steps, 0)), 4), calibrate=r.calibrate and valid >= 40)
 
 def _say_parts(parts, root):

@@ -48,6 +48,11 @@ def test_every_kind_of_recipe(recipe, sounds, photos, tmp_path, capsys):
     first = sorted(f for f in folder.rglob('*.*') if 'my dog' in f.parts)[0]; assert set(run.model.predict(first).index) == set(run.model.labels)
     if folder is sounds: assert 'left out: 1 file (once/notes.txt); nothing to use in empty' in said and 'not tested: once' in said
 
+def test_a_head_alone(photos, tmp_path):
+    "`photos-lite0` as it comes takes its body as it is and trains no epoch; of a few photos no level of being sure is fitted"
+    run = train('photos-lite0', photos, tmp_path/'run', weights='none'); assert run.record['recipe']['epochs'] == 0 and len(run.predictions)
+    assert run.model.sure == 0 and 'sure' not in run.record and run.record['recipe']['about'].endswith("; a folder of one's own")
+
 def test_trained_on_everything(sounds, tmp_path, capsys):
     run = train('sounds-cnn', sounds, tmp_path/'run', fold='0', epochs=1)
     assert f'trained on all {5*len(PITCH)+1} items' in capsys.readouterr().out and not run.record['metrics'] and not len(run.predictions)
