@@ -511,7 +511,7 @@ _BY_FOLDS = dict(trained='all {n} items', seen='The model in this file has seen 
                  measured='{mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} items')
 _BY_PART = dict(trained='the training part', measured='{accuracy:.1f} % of {n} {part} items', seen='The model in this file is the one that was measured.')
 _BY_REST = dict(trained='all items', measured='{accuracy:.1f} % of {n} {part} items, by the same recipe trained on the others', seen=_BY_FOLDS['seen'])
-_OTHERS = dict(sound='recordings of other rooms, microphones and mixtures', photo='drawings, other cameras and several instruments at once')
+_OTHERS = dict(sound='recordings of other rooms, microphones and mixtures', photo='drawings, other cameras and several of these things at once')
 
 def _unsplit(record): return replace(recipe_from(record['recipe']), split='')
 

@@ -105,7 +105,8 @@ def fits(page): return page.evaluate('document.documentElement.scrollWidth <= wi
 def shot(page, name):
     "A picture for the docs, where they are asked for"
     if not SHOTS: return
-    page.set_viewport_size(page.viewport_size | dict(height=400)); page.screenshot(path=(f := Path(SHOTS)/f'{name}.png'), full_page=True); Image.open(f).convert('RGB').quantize(256).save(f, optimize=True)
+    page.set_viewport_size(page.viewport_size | dict(height=400)); page.screenshot(path=(f := Path(SHOTS)/f'{name}.png'), full_page=True)
+    im = Image.open(f).convert('RGB'); im.quantize(palette=im.quantize(256, Image.Quantize.MAXCOVERAGE)).save(f, optimize=True)     # 256 colours for the whole page: dithered, or a photo would have a few flat ones
 
 def test_a_sound(page, own):
     give(page, own.sound.path); says(page, own.sound.label.replace('_', ' ')); api.expect(page.locator('.result figure')).to_have_count(2)
