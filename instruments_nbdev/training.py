@@ -776,7 +776,9 @@ def _finish(work, clf, items, store, record, progress):
 @patch
 def predict_paths(self:Classifier, paths:list, progress:bool=False) -> pd.DataFrame:
     "A row a file: path, label (the most probable), with several labels an item also `labels` (all from their thresholds on), prob, error, then a column `p:label` each; a bad file has an empty label and its error"
-    chunks = [self._predict_chunk(list(c)) for c in tqdm(list(chunked(paths, 256)), disable=not progress, unit='files', unit_scale=256)]
+    chunks, bar = [], tqdm(total=len(paths), disable=not progress, unit=' files')
+    with bar:
+        for c in chunked(paths, 256): chunks.append(self._predict_chunk(list(c))); bar.update(len(chunks[-1]))
     return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=['path', 'label', 'prob', 'error'])
 
 @patch
