@@ -189,10 +189,15 @@ def _say_parts(parts, root):
     if len(n) == 1: raise DataError(f'{root}: every class is one recording, so there is nothing to test on; --fold 0 trains on all')
     if rest := sorted(set(parts.label) - set(parts.label[parts.split != 'train'])): print(f'one recording each, so learned and not tested: {_few(rest)}')
 
+def _for_labels(r, labels):
+    "`r`, whose last layer starts from rows picked for its data set's labels only where these are the labels"
+    if set(labels) == set(DATASETS[r.data].classes): return r
+    return replace(r, body=(r.body[0], {k: v for k, v in r.body[1].items() if k != 'start'}))
+
 def _own(r, root, classes, split, fold, seed, every):
     "Recipe and items for a person's own folder: its own split, or dealt after copies and recordings are put together"
     items = _own_items(r, root, classes); given = 'split' in items and split in (None, 'official') and not every
-    r = replace(r, data='folders', split=split or ('official' if given else 'dealt'), about=f"{r.about.partition(';')[0]}; a folder of one's own")
+    r = replace(_for_labels(r, items.label), data='folders', split=split or ('official' if given else 'dealt'), about=f"{r.about.partition(';')[0]}; a folder of one's own")
     if fold not in ('0', '1') and not every and r.split != 'random': raise DataError(f'--fold {fold}: a folder is split once; --seed splits it anew, --fold all tests every item')
     if fold != '0' and not given:
         print(f'looking for repeats in {root}', flush=True); items = _one_side(items.drop(columns='split', errors='ignore'), duplicate_clusters(items))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPACES', 'threads_each', 'spread', 'run_jobs', 'cross_validate', 'CV', 'add_space', 'draw', 'configure', 'trials_of',
            'search', 'search_record', 'study_from', 'search_table', 'show_search', 'best_recipe', 'ensemble',
-           'ensemble_gain', 'mcnemar', 'recorded', 'bundle', 'leaderboard', 'show_leaderboard']
+           'ensemble_gain', 'soup', 'mcnemar', 'recorded', 'bundle', 'leaderboard', 'show_leaderboard']
 
 # %% ../nbs/01b_experiments.ipynb #fc168e76
 import contextlib, json, math, os, platform, re, shutil, threading, time, warnings
@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns, torch
 from fastai.callback.core import Callback
+from fastai.torch_core import default_device
 from fastcore.all import patch
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
@@ -27,8 +28,8 @@ from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 from .data import DATASETS, Dataset, add_folds, best_constant, replacing, split_items, _few
 from .evaluation import Report, over_seeds
-from .training import (Recipe, Run, TrainingError, build, device_name, fit, named, parts_of, recipe_from,
-                                        save_model, versions)
+from .training import (Recipe, Run, TrainingError, build, data_hash, device_name, fit, load_model, named, parts_of,
+                                        recipe_from, save_model, versions, _finish, _ready, _working_folder)
 
 # %% ../nbs/01b_experiments.ipynb #09bdc1a3
 _CORES = torch.get_num_threads()    # as the process begins
@@ -474,6 +475,22 @@ def ensemble_gain(reports:list, weights:list=None,
     t = pd.DataFrame([r.metrics for r in rs], index=[r.name for r in rs])[['accuracy', 'n', 'low', 'high', 'constant']]
     return t.assign(gain=gain.mean(1), gain_low=low, gain_high=high).round(4)
 
+# %% ../nbs/01b_experiments.ipynb #5a0c11e2
+def soup(runs:list,           # finished, of one recipe on the same data, with other seeds
+         items:pd.DataFrame,  # which they were made of
+         out:str,             # run folder
+         fold:int=None,       # as in `fit`
+         cache:str=None,      # where decoded data is kept
+         progress:bool=True) -> Run:
+    "A run whose network has the mean of their weights; what is chosen on validation is chosen anew. `TrainingError` when they differ in more than their seeds"
+    nets, records = [load_model(r.path/'model.safetensors') for r in runs], [r.record for r in runs]; recipe, seeds = nets[0].recipe, [r['seed'] for r in records]
+    items = _ready(recipe, items, fold, seeds[0]); store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress); plan = dict(recipe=asdict(recipe), data_hash=data_hash(items, store))
+    if other := [r.path for r, d in zip(runs, records) if any(d[k] != v for k, v in json.loads(json.dumps(plan)).items())]: raise TrainingError(f'{other[0]} has another recipe or other data than {runs[0].path} and the items: no mean of their weights')
+    states = [n.state_dict() for n in nets]; nets[0].load_state_dict({k: torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype) for k, v in states[0].items()})
+    with _working_folder(out, plan, False) as work:
+        _finish(work, nets[0].to(default_device()), items, store, plan | dict(seed=seeds, device=records[0]['device'], seconds=sum(r['seconds'] for r in records), config=dict(fold=fold), epochs=[]), progress)
+    return Run(out)
+
 # %% ../nbs/01b_experiments.ipynb #abbaea10
 def mcnemar(a:Report, b:Report) -> dict:
     "Items on which both, `only_a`, `only_b`, neither are right, and `n`; exact p of equal models; a sentence, `in_words`"
@@ -503,7 +520,7 @@ _CARD = """# {name}
 {about}
 
 - **What it answers**: {one} of {labels}; nothing else. A {kind} that is none of them gets one of them all the same{sure}.
-- **Trained on**: {trained} of {title}, by the recipe `{recipe}`, seed {seed}. {origin}Licence of the data: {licence}.
+- **Trained on**: {trained} of {title}, by the recipe `{recipe}`, {made}. {origin}Licence of the data: {licence}.
 - **Measured**: {measured} (95 % interval {low:.1f} to {high:.1f} %); macro F1 {macro_f1:.3f}; the best constant answer gets {constant:.1f} %. {seen}
 - **Limits**: {kind}s of the length and kind of the data set; {others} will be answered worse than these figures say.
 """
@@ -530,6 +547,8 @@ def _source(recipe):
     "The data set of a recipe; a person's own folder has no name and no licence"
     return DATASETS.get(recipe.data) or Dataset('folders', 'sound' if recipe.window else 'photo', "its maker's own folder", 'folders', {}, licence='not stated')
 
+def _seeds(s): return f'the mean of the weights of seeds {", ".join(map(str, s))}' if isinstance(s, list) else f'seed {s}'
+
 def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
     "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"
     clf, ds, (part, m, words) = run.model, _source(run.model.recipe), _figures(run, record)
@@ -538,7 +557,7 @@ def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
     facts = {k: w.format(**pct) for k, w in words.items()} | dict(labels=', '.join(clf.labels), title=ds.title, licence=ds.licence, kind=ds.kind, others=_OTHERS[ds.kind])
     facts |= dict(one='one or several' if clf.recipe.multi_label else 'one', origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else '',
                   sure=f', but below {100*clf.sure:.0f} % of confidence it is not sure' if clf.sure else '')
-    card = _CARD.format(**pct | facts, name=name, about=clf.recipe.about, recipe=clf.recipe.name, seed=run.record['seed'])
+    card = _CARD.format(**pct | facts, name=name, about=clf.recipe.about, recipe=clf.recipe.name, made=_seeds(run.record['seed']))
     Path(folder).mkdir(parents=True, exist_ok=True); (Path(folder)/f'{name}.md').write_text(card, encoding='utf-8')
     return save_model(clf, Path(folder)/f'{name}.safetensors')
 
@@ -550,7 +569,7 @@ def _row(path, r):
     return dict(run=path.parent.name if path.name == 'run.json' else path.stem, recipe=r['recipe']['name'], accuracy=acc, sd=m.get('sd'), n=m.get('n'), low=m.get('low'), high=m.get('high'),
                 macro_f1=m.get('macro_f1'), constant=m.get('constant'), protocol=_protocol(r), params=r.get('params'), seconds=r['seconds'])
 
-def _protocol(r): return f"{r['cv']['folds']} folds{_ways.get(r['recipe']['split'], '')} × {r['cv']['seeds']} seeds" if 'cv' in r else f"{r['recipe']['split']}, seed {r['seed']}" + ', validation'*('test' not in r['metrics'])
+def _protocol(r): return f"{r['cv']['folds']} folds{_ways.get(r['recipe']['split'], '')} × {r['cv']['seeds']} seeds" if 'cv' in r else f"{r['recipe']['split']}, {_seeds(r['seed'])}" + ', validation'*('test' not in r['metrics'])
 
 def _records(folder):
     "Paths and contents of run records below `folder`; those inside a cross-validation are left to it"

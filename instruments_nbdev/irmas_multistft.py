@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GUITARS', 'BANDS', 'NINE', 'merge_guitars', 'merge_probs', 'label_record', 'hold_out', 'BandSpectrogram', 'MultiSTFT',
            'Fill', 'show_bands', 'Branch', 'MNBranch', 'MultiBranch', 'MixClips', 'Room', 'Colour', 'Speed', 'Pitch',
-           'EvenLogMel', 'ablations', 'most_prominent', 'try_held_out', 'with_names', 'write_mixes', 'predict_clips',
-           'merged', 'mix_record', 'ablation_record', 'clip_log', 'show_log', 'specialists']
+           'EvenLogMel', 'ablations', 'most_prominent', 'with_names', 'write_mixes', 'predict_clips', 'merged',
+           'mix_record', 'ablation_record', 'clip_log', 'show_log', 'try_held_out', 'specialists']
 
 # %% ../nbs/04_irmas_multistft.ipynb #1ceb532d
 import math
@@ -307,12 +307,12 @@ class EvenLogMel(LogMel):
 
 # %% ../nbs/04_irmas_multistft.ipynb #1969ccde
 _STORE = lambda sr: ('audio_transforms.sound_store', dict(sr=sr))
-_RING = (('irmas_multistft.Fill', {}), ('audio_transforms.CircularShift', dict(max_share=1.)))     # a sound that has no silence at its end can begin anywhere
+_FILL, _SHIFT = ('irmas_multistft.Fill', {}), ('audio_transforms.CircularShift', dict(max_share=1.))
 _MIX = ('irmas_multistft.MixClips', dict(most=3, lo=-10., hi=0.))
 
 _S4 = Recipe('irmas-multistft', about='Source S4, model 2.3: published 50.9 % of 2,874 test clips of IRMAS; three STFTs, started from CNN14 where --weights names its file',
     data='irmas_notes', split='official', store=_STORE(22050), window=66150, front_end=('irmas_multistft.MultiSTFT', dict(fill=True)), body=('irmas_multistft.MultiBranch', {}),
-    augment=(*_RING, ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.5))), mixup=_MIX, multi_label=True, epochs=20, bs=16, lr=1e-3, wd=.01, freeze=4, lr_low=.1, half=True)
+    augment=(_FILL, _SHIFT, ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.5))), mixup=_MIX, multi_label=True, epochs=20, bs=16, lr=1e-3, wd=.01, freeze=4, lr_low=.1, half=True)
 add_recipe(_S4)
 add_recipe(replace(_S4, name='irmas-model1', about='Source S4, model 1: best published 15 %; nine spectrograms, nine branches',
     front_end=('irmas_multistft.MultiSTFT', dict(bands=NINE, fill=True)), body=('irmas_multistft.MultiBranch', dict(n_in=9, channels=(16, 32, 64), hidden=(576, 128)))))
@@ -324,7 +324,7 @@ add_recipe(replace(_S4, name='irmas-multistft-mn', about='Model 2.3 with three m
 _AUDIOSET = dict(cel=193, cla=198, flu=196, gac=143, gel=141, org=155, pia=153, sax=197, tru=187, vio=191, voi=27)   # its numbers of the eleven instruments
 add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, its instruments as the head to begin with, gently fine-tuned on mixtures; irmas_notes, no source on both sides',
     data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()), taps=True)), weights='audioset',
-    augment=(*_RING, ('irmas_multistft.Speed', dict(lo=-4., hi=4., p=.9)), ('irmas_multistft.Colour', {}), ('irmas_multistft.Room', dict(p=.7)), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.6))),
+    augment=(_FILL, (_SHIFT[0], _SHIFT[1] | dict(p=.5)), ('irmas_multistft.Speed', dict(lo=-4., hi=4., p=.5)), ('irmas_multistft.Colour', dict(p=.4)), ('irmas_multistft.Room', dict(p=.4)), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.3))),
     views=tuple(('irmas_multistft.Pitch', dict(ratio=r)) for r in ((4, 5), (8, 9), (9, 8), (5, 4))),
     mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=40, freeze=10, fixed=1, keep_stats=True, balance=.5, bs=32, lr=1e-2, lr_low=1e-2, l2_sp=.3, l2_sp_head=2., wd=.01, ema=.98, half=True));
 
@@ -340,19 +340,6 @@ def most_prominent(recipe:Recipe) -> Recipe:
     "`recipe` for one label a clip: softmax, and mixtures named by their loudest sound"
     mixup = recipe.mixup and (recipe.mixup[0], recipe.mixup[1] | dict(label='loudest'))
     return replace(recipe, name=f'{recipe.name}-prominent', multi_label=False, mixup=mixup)
-
-# %% ../nbs/04_irmas_multistft.ipynb #b1bf4f8e
-def try_held_out(
-    recipes:dict,         # under names of their own, as `ablations` gives them
-    items:pd.DataFrame,   # path, label, group, split
-    out,                  # folder: a run each; those that are there are not made again
-    parts:tuple=(1, 2),   # of `hold_out`
-    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
-) -> pd.DataFrame:
-    "A row a recipe and part: trained without that part of the sources in train, and tried on it; what is valid in `items` is left in peace"
-    held = {p: (t := hold_out(items, part=p))[t.split != 'test'].reset_index(drop=True) for p in parts}; rows = list(product(recipes, parts))
-    runs = run_jobs([(recipes[n], held[p], None, 0, Path(out)/f'{n}-part{p}') for n, p in rows], **kw)
-    return pd.DataFrame([r.record['metrics']['valid'] for r in runs], pd.MultiIndex.from_tuples(rows, names=['recipe', 'part']))
 
 # %% ../nbs/04_irmas_multistft.ipynb #c3721268
 def with_names(
@@ -417,9 +404,15 @@ def mix_record(
     "Figures of `clf` on mixtures of items, its windows pooled by mean and by max, and by the number of instruments in a mixture"
     with TemporaryDirectory() as tmp:
         mixes = write_mixes(items, tmp, n, sr=clf.recipe.store[1]['sr'], seed=seed, **kw)
-        found = {p: predict_clips(clf, mixes, p, tmp, progress=False) for p in ('mean', 'max')}; size = mixes.label.map(len).to_numpy()
-        by = {str(k): predict_clips(clf, mixes[size == k], 'mean', tmp, progress=False).metrics for k in sorted(set(size))}
+        found = {p: predict_clips(clf, mixes, p, tmp, progress=False) for p in ('mean', 'max')}
+    size, r = mixes.label.map(len), found['mean']; by = {str(k): replace(r, items=r.items[size == k], probs=r.probs[size == k]).metrics for k in sorted(set(size))}
     return dict(recipe=clf.recipe.name, seed=seed, metrics={p: r.metrics for p, r in found.items()}, by_number=by)
+
+def _of_mixtures(run, items, n=300):
+    "Figures of a run on `n` mixtures of what validates"
+    if not n: return {}
+    m = mix_record(run.model, items[items.split == 'valid'], n)['metrics']['mean']
+    return {f'mixtures_{k}': m[v] for k, v in dict(f1='micro_f1', accuracy='accuracy', lrap='lrap').items()}
 
 # %% ../nbs/04_irmas_multistft.ipynb #9d44eb27
 def ablation_record(
@@ -430,11 +423,9 @@ def ablation_record(
     **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
 ) -> dict:
     "Figures of `recipe` and of each of its `ablations` on what validates, and on mixtures of that: a row each"
-    found = ablations(recipe); valid = items[items.split == 'valid']; runs = run_jobs([(r, items, None, 0, Path(out)/k) for k, r in found.items()], **kw)
-    with TemporaryDirectory() as tmp:
-        mixes = write_mixes(valid, tmp, n, sr=recipe.store[1]['sr']); mixed = [predict_clips(r.model, mixes, cache=tmp, progress=False).metrics for r in runs]
+    found = ablations(recipe); runs = run_jobs([(r, items, None, 0, Path(out)/k) for k, r in found.items()], **kw)
     names = ['nothing', *(k.removeprefix(f'{recipe.name}-no-') for k in list(found)[1:])]; last = runs[0].record
-    return dict(recipe=last['recipe'], device=last['device'], versions=last['versions'], rows=[dict(without=k) | r.record['metrics']['valid'] | dict(mixtures_f1=m['micro_f1'], mixtures_accuracy=m['accuracy']) for k, r, m in zip(names, runs, mixed)])
+    return dict(recipe=last['recipe'], device=last['device'], versions=last['versions'], rows=[dict(without=k) | r.record['metrics']['valid'] | _of_mixtures(r, items, n) for k, r in zip(names, runs)])
 
 # %% ../nbs/04_irmas_multistft.ipynb #187ec4cd
 def clip_log(
@@ -457,6 +448,22 @@ def show_log(
     for r in log.tail(n).itertuples(): print(f'{r.file}: truth {name(r.truth)}; predicted {name(r.label)} ({100*r.confidence:.0f} %), {"right" if r.right else "wrong"}; so far {100*r.accuracy:.1f} %')
     label, share = best_constant(log.truth.str.split())
     print(f'{log.right.sum()} of {len(log)} right: {100*log.right.mean():.1f} %; always {name(label)}: {100*share:.1f} %')
+
+# %% ../nbs/04_irmas_multistft.ipynb #b1bf4f8e
+def try_held_out(
+    recipes:dict,         # under names of their own, as `ablations` gives them
+    items:pd.DataFrame,   # path, label, group, split
+    out,                  # folder: a run each; those that are there are not made again
+    parts:tuple=(1, 2),   # of `hold_out`
+    seeds:tuple=(0,),
+    n:int=300,            # mixtures of the notes held out; 0: none
+    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
+) -> pd.DataFrame:
+    "A row a recipe, part and seed: trained without that part of the sources in train, and tried on its notes and on mixtures of them; what is valid in `items` is left in peace"
+    held = {p: (t := hold_out(items, part=p))[t.split != 'test'].reset_index(drop=True) for p in parts}; rows = list(product(recipes, parts, seeds))
+    runs = run_jobs([(recipes[r], held[p], None, s, Path(out)/f'{r}-part{p}-seed{s}') for r, p, s in rows], **kw)
+    found = [r.record['metrics']['valid'] | _of_mixtures(r, held[p], n) for r, (_, p, _) in zip(runs, rows)]
+    return pd.DataFrame(found, pd.MultiIndex.from_tuples(rows, names=['recipe', 'part', 'seed']))
 
 # %% ../nbs/04_irmas_multistft.ipynb #674e5249
 def specialists(

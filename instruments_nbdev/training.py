@@ -577,7 +577,7 @@ def write_report(path, clf, record, report, store, rows) -> Path:
         beside=f'{m["n"]} items, 95 % interval {_pct(m["low"])} to {_pct(m["high"])}; the best constant answer would get {_pct(m["constant"])}. '
                f'{clf.n_params:,} parameters, {record["file_bytes"]/1e6:.2f} MB, trained in {record["seconds"]:.0f} s on {record["device"]}.',
         table=pd.DataFrame(record['metrics']).T.astype({'n': int}).to_html(float_format='%.3f'), examples=fig_html(show_inputs(clf, store, show.tolist(), show.index)),
-        curves=fig_html(show_curves(rows)[0].figure) if rows else 'No epochs: the head was fitted at once.', confusion=fig_html(report.show_confusion().figure), per_class=report.per_class().to_html(),
+        curves=fig_html(show_curves(rows)[0].figure) if rows else 'No epochs of its own: a head that was fitted at once, or the mean of other runs.', confusion=fig_html(report.show_confusion().figure), per_class=report.per_class().to_html(),
         mistakes=wrong, record=json.dumps({k: v for k,v in record.items() if k not in ('epochs', 'errors')}, indent=1))
     Path(path).write_text(page, encoding='utf-8'); return Path(path)
 
@@ -721,6 +721,10 @@ def parts_of(recipe:Recipe, items:pd.DataFrame, fold:int=None, seed:int=0) -> pd
     if fold == 0: return items.assign(split='train')
     return split_items(items, recipe.split, fold=fold or 1, seed=seed) if fold or 'split' not in items else items
 
+def _ready(recipe, items, fold, seed):
+    "`parts_of` as everything that follows wants them"
+    t = parts_of(recipe, items, fold, seed).reset_index(drop=True); return t.assign(label=t.label.map(_listed)) if recipe.multi_label else t
+
 def fit(recipe:Recipe,
         items:pd.DataFrame,    # path, label, …; with `split`, or with `fold` for `recipe.split`
         fold:int=None,         # which fold is tested; 0: none, everything is trained on
@@ -734,9 +738,7 @@ def fit(recipe:Recipe,
        ) -> Run:
     "Trains, saves, evaluates and reports; `TrainingError` or the store's error in one sentence"
     out = Path(out or f'runs/{recipe.name}-fold{fold or 0}-seed{seed}')
-    items = parts_of(recipe, items, fold, seed)
-    if recipe.multi_label: items = items.assign(label=items.label.map(_listed))
-    items, labels = items.reset_index(drop=True), sorted(items.label.explode().dropna().unique())
+    items = _ready(recipe, items, fold, seed); labels = sorted(items.label.explode().dropna().unique())
     torch.manual_seed(seed); clf = _started(Classifier(recipe, labels))      # first: missing weights are said before anything is decoded
     store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
     plan = dict(recipe=asdict(recipe), seed=seed, data_hash=data_hash(items, store))
@@ -767,7 +769,7 @@ def _finish(work, clf, items, store, record, progress):
     f = save_model(clf, work/'model.safetensors'); clf = load_model(f).to(default_device())
     t = time.time(); pred = _predictions(clf, items, store, progress); record['items_per_second'] = round(len(pred)/(time.time()-t), 1)
     reports = [Report(clf.labels, t, t.filter(regex='^p:').to_numpy(), s, getattr(store, 'html', None), clf.summary.get('thresholds')) for s,t in pred.groupby('split', sort=False)]
-    record |= clf.summary | dict(device=device_name(), versions=versions(), file_bytes=f.stat().st_size, params=clf.n_params, metrics={r.name: r.metrics for r in reports}, errors={r.name: r.errors() for r in reports})
+    record |= clf.summary | dict(device=record.get('device') or device_name(), versions=versions(), file_bytes=f.stat().st_size, params=clf.n_params, metrics={r.name: r.metrics for r in reports}, errors={r.name: r.errors() for r in reports})
     if reports: write_report(work/'report.html', clf, record, max(reports, key=lambda r: r.name == 'test'), store, record['epochs'])
     pred.drop(columns='pos').assign(label=pred.label.map(_listed).str.join('|')).to_csv(work/'predictions.csv', index=False)
     (work/'run.json').write_text(json.dumps(record, indent=1))

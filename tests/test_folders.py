@@ -3,6 +3,7 @@ import os, shutil
 import numpy as np, pytest, soundfile as sf
 from PIL import Image
 from instruments_nbdev.app import instruments_train
+from instruments_nbdev.data import DATASETS
 from instruments_nbdev.training import RECIPES, Run
 
 PITCH = {'my dog': 300, 'größe $x_{$': 900, '教会の鐘': 2500}
@@ -47,6 +48,15 @@ def test_every_kind_of_recipe(recipe, sounds, photos, tmp_path, capsys):
     assert run.model.labels == sorted([*PITCH, 'once'] if folder is sounds else PITCH) and run.record['metrics']['test']['n'] >= 3
     first = sorted(f for f in folder.rglob('*.*') if 'my dog' in f.parts)[0]; assert set(run.model.predict(first).index) == set(run.model.labels)
     if folder is sounds: assert 'left out: 1 file (once/notes.txt); nothing to use in empty' in said and 'not tested: once' in said
+
+@pytest.mark.parametrize('recipe, kept', [('genres-mn04', False), ('irmas-efficient', True)])
+def test_a_head_starts_from_rows_of_its_own_labels(recipe, kept, tmp_path, rng=np.random.default_rng(0)):
+    "Ten classes that are no genres begin with no genre's row; eleven that are called like IRMAS's instruments keep theirs"
+    classes = DATASETS['irmas_notes'].classes if kept else [f'class {k}' for k in range(10)]
+    for k, c in enumerate(classes):
+        (tmp_path/'own'/c).mkdir(parents=True)
+        for i in range(4): sf.write(tmp_path/'own'/c/f'{i}.wav', tone(200+150*k+10*i, 8000, .5, rng), 8000)
+    run = train(recipe, tmp_path/'own', tmp_path/'run', weights='none', epochs=1, fold='0'); assert ('start' in run.record['recipe']['body'][1]) == kept
 
 def test_a_head_alone(photos, tmp_path):
     "`photos-lite0` as it comes takes its body as it is and trains no epoch; of a few photos no level of being sure is fitted"
