@@ -515,9 +515,9 @@ def _vocoder(x, rate, n, n_fft=1024):
     hop = n_fft//4; window = torch.hann_window(n_fft, device=x.device)
     s = torch.stft(x, n_fft, hop, window=window, pad_mode='constant', return_complex=True).T  # (F, K)
     t = torch.arange(1+n//hop, dtype=torch.float64)*rate; i = t.long().clamp(max=len(s)); part = (t-i).clamp(max=1).float().to(x.device)[:, None]
-    s = F.pad(s, (0, 0, 0, 2)); i = i.to(x.device); s0, s1 = s[i], s[i+1]
-    step = torch.cat([s[:1], (s1*s0.conj())[:-1]]).angle()  # what the phase does from frame to frame
-    y = torch.polar(torch.lerp(s0.abs(), s1.abs(), part), step.cumsum(0))
+    s = F.pad(s, (0, 0, 0, 2)); i = i.to(x.device); r, a = s.abs(), s.angle()
+    step = torch.cat([a[:1], (a[i+1]-a[i])[:-1]])           # what the phase does from frame to frame; silence has phase 0
+    y = torch.polar(torch.lerp(r[i], r[i+1], part), step.cumsum(0))
     return torch.istft(y.T, n_fft, hop, window=window, length=n)
 
 class TimeStretch(RandomTransform):
