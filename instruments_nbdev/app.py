@@ -191,7 +191,7 @@ def _say_parts(parts, root):
 
 def _for_labels(r, labels):
     "`r`, whose last layer starts from rows picked for its data set's labels only where these are the labels"
-    if set(labels) == set(DATASETS[r.data].classes): return r
+    if r.data not in DATASETS or set(labels) == set(DATASETS[r.data].classes): return r
     return replace(r, body=(r.body[0], {k: v for k, v in r.body[1].items() if k != 'start'}))
 
 def _own(r, root, classes, split, fold, seed, every):
