@@ -483,12 +483,16 @@ def soup(runs:list,           # finished, of one recipe on the same data, with o
          cache:str=None,      # where decoded data is kept
          progress:bool=True) -> Run:
     "A run whose network has the mean of their weights; what is chosen on validation is chosen anew. `TrainingError` when they differ in more than their seeds"
-    nets, records = [load_model(r.path/'model.safetensors') for r in runs], [r.record for r in runs]; recipe, seeds = nets[0].recipe, [r['seed'] for r in records]
-    items = _ready(recipe, items, fold, seeds[0]); store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress); plan = dict(recipe=asdict(recipe), data_hash=data_hash(items, store))
-    if other := [r.path for r, d in zip(runs, records) if any(d[k] != v for k, v in json.loads(json.dumps(plan)).items())]: raise TrainingError(f'{other[0]} has another recipe or other data than {runs[0].path} and the items: no mean of their weights')
-    states = [n.state_dict() for n in nets]; nets[0].load_state_dict({k: torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype) for k, v in states[0].items()})
-    with _working_folder(out, plan, False) as work:
-        _finish(work, nets[0].to(default_device()), items, store, plan | dict(seed=seeds, device=records[0]['device'], seconds=sum(r['seconds'] for r in records), config=dict(fold=fold), epochs=[]), progress)
+    if not runs: raise TrainingError(f'{out}: no runs to take the mean of')
+    records, seeds = [r.record for r in runs], [r.record['seed'] for r in runs]; recipe = recipe_from(records[0]['recipe'])
+    items = _ready(recipe, items, fold, seeds[0]); store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
+    plan = dict(recipe=records[0]['recipe'], data_hash=data_hash(items, store))
+    for r in runs:
+        if any(r.record[k] != v for k, v in plan.items()): raise TrainingError(f'{r.path} has another recipe or other data than {runs[0].path} and the items: no mean of their weights')
+    nets = [load_model(r.path/'model.safetensors') for r in runs]; states = [n.state_dict() for n in nets]
+    nets[0].load_state_dict({k: torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype) for k, v in states[0].items()})
+    facts = dict(seed=seeds, device=records[0]['device'], seconds=sum(r['seconds'] for r in records), config=dict(fold=fold), epochs=[])
+    with _working_folder(out, plan, False) as work: _finish(work, nets[0].to(default_device()), items, store, plan | facts, progress)
     return Run(out)
 
 # %% ../nbs/01b_experiments.ipynb #abbaea10
@@ -527,7 +531,7 @@ _CARD = """# {name}
 _BY_FOLDS = dict(trained='all {n} items', seen='The model in this file has seen all of them and was not tested itself.',
                  measured='{mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} items')
 _BY_PART = dict(trained='the training part', measured='{accuracy:.1f} % of {n} {part} items', seen='The model in this file is the one that was measured.')
-_BY_REST = dict(trained='all items', measured='{accuracy:.1f} % of {n} {part} items, by the same recipe trained on the others', seen=_BY_FOLDS['seen'])
+_BY_REST = dict(trained='all items', measured='{accuracy:.1f} % of {n} {part} items, by the same recipe, {by}, trained on the others', seen=_BY_FOLDS['seen'])
 _OTHERS = dict(sound='recordings of other rooms, microphones and mixtures', photo='drawings, other cameras and several of these things at once')
 
 def _unsplit(record): return replace(recipe_from(record['recipe']), split='')
@@ -553,7 +557,7 @@ def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
     "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"
     clf, ds, (part, m, words) = run.model, _source(run.model.recipe), _figures(run, record)
     clf.summary = {k: record[k] for k in ('temperature', 'sure', 'thresholds') if k in record} | clf.summary | {part: m}
-    pct = m | {k: 100*m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m} | dict(part={'valid': 'validation'}.get(part, part))
+    pct = dict(by=_seeds(record.get('seed'))) | m | {k: 100*m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m} | dict(part={'valid': 'validation'}.get(part, part))
     facts = {k: w.format(**pct) for k, w in words.items()} | dict(labels=', '.join(clf.labels), title=ds.title, licence=ds.licence, kind=ds.kind, others=_OTHERS[ds.kind])
     facts |= dict(one='one or several' if clf.recipe.multi_label else 'one', origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else '',
                   sure=f', but below {100*clf.sure:.0f} % of confidence it is not sure' if clf.sure else '')
