@@ -143,6 +143,7 @@ def instruments_train(
     r, seed, seeds, jobs = _recipe(recipe, _whole(epochs, '--epochs'), split, weights, rate), _whole(seed, '--seed'), _whole(seeds, '--seeds', 1), _whole(jobs, '--jobs', 1)
     r = replace(r, data=_choose('data set', dataset, DATASETS).name) if dataset else r
     names, every = classes.split(',') if classes and classes != 'all' else classes, fold == 'all' or seeds > 1
+    if every and fold not in ('1', 'all'): raise DataError(f'--fold {fold} and --seeds {seeds} do not go together: several seeds are for --fold all')
     r, items = _own(r, data, names if names != 'all' else None, split, fold, seed, every) if _own_layout(layout, dataset) else (r, _items(r.data, data, classes=names))
     if every: return _train_all(r, items, seeds, jobs, cluster, out, resume)
     run = fit(r, items, fold=_whole(fold, '--fold'), seed=seed, out=out, resume=resume)
@@ -215,7 +216,7 @@ def _show_search(rec, out):
 
 @command
 def instruments_search(
-    recipe:str,          # name of a recipe that has a space, for instance sounds-cnn
+    recipe:str,          # name of a recipe that has a space, for instance sounds-cnn-published
     trials:int=30,       # configurations to try
     data:str=None,       # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
     epochs:int=0,        # instead of the recipe's own number
@@ -279,11 +280,14 @@ def find_files(paths:list) -> list:
 # %% ../nbs/06_app.ipynb #73bc8605
 def _free(path, suffix=''):
     "`path`, or `path-2`, `path-3`, … when it is taken, with a suffix"
-    return next(p for i in range(1, 10_000) if not (p := Path(f'{path}{f"-{i}"*(i > 1)}{suffix}')).exists())
+    return next(p for i in range(1, 10_000) if not (p := Path(f'{Path(path)}{f"-{i}"*(i > 1)}{suffix}')).exists())
 
 def _line(path): return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in path)    # a name may hold a new line, or orders to a terminal
 
-def _said(row, sure): return f'{"not sure, perhaps "*(row.prob < sure)}{row.label} ({100*row.prob:.0f} %)'
+def _said(row, sure):
+    "The most probable label and, where a sound may have several, the others that reach their thresholds"
+    also = [l for l in getattr(row, 'labels', '').split('|') if l not in ('', row.label)]
+    return f'{"not sure, perhaps "*(row.prob < sure)}{row.label} ({100*row.prob:.0f} %){", also "*bool(also)}{", ".join(also)}'
 
 def _write_timelines(clf, paths, folder):
     "`folder/<name>.csv` and `.png` for each sound"
@@ -298,7 +302,7 @@ def _write_timelines(clf, paths, folder):
 def instruments_predict(
     model:str,                                              # a model file, a run folder, or the name of a bundled model
     paths:Param('files or folders', str, nargs='+'),
-    csv:str=None,                                           # write path,label,prob,error there
+    csv:str=None,                                           # write path,label,prob,error there, and labels where there may be several
     timeline:str=None,                                      # for sounds: folder for labels over time, a table and a picture of each
 ):
     "Labels of recordings or photos; exit status 1 when one of them could not be read"

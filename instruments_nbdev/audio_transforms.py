@@ -87,11 +87,11 @@ def _digest(data): return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 def _load(path, sr):
     "(samples int16, digest, number clipped, reason or None) of one file: its errors are data"
-    y, digest, clipped, why = np.zeros(0, '<i2'), 'unreadable', 0, None
+    y, digest, clipped, why = np.zeros(0, '<i2'), None, 0, None
     try: digest = _digest(data := _bytes(path)); y, clipped = _int16(_pcm(data, sr)[0])
     except ItemError as e: why = str(e)
-    except MemoryError: why = 'is too long for the memory that there is'
-    return y, digest, clipped, why
+    except MemoryError: digest, why = None, 'is too long for the memory that there is'     # another day it may not be
+    return y, digest or f'unreadable: {why}', clipped, why
 
 # %% ../nbs/01_audio_transforms.ipynb #2479a4f2
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -201,7 +201,7 @@ def _find(kind, paths, key, folder, note, workers=None):
     if not any(folder.glob(f'{len(paths)}x{key}-*.json')): return None  # hashing reads every byte: only where it may help
     def digest(p):
         try: return _digest(_bytes(p))
-        except ItemError: return 'unreadable'
+        except ItemError as e: return f'unreadable: {e}'
     return _opened(kind, paths, folder/f'{_name(list(_in_order(digest, paths, workers)), key)}.json')
 
 # %% ../nbs/01_audio_transforms.ipynb #36226ec6
@@ -218,7 +218,7 @@ def open_store(
     paths, folder = [str(p) for p in paths], _folder(cache, f'{kind.what}s'); note = folder/f'{(listing := _listing(paths, key))}.txt'
     with naming(folder), FileLock(folder/f'{listing}.lock'):
         store = _find(kind, paths, key, folder, note, workers) or kind(paths, _build(kind, paths, key, folder, f'{listing}.tmp', progress, workers))
-        _put(note, store.index.name)
+        if not store.broken: _put(note, store.index.name)      # why a file is broken is asked again
     if store.broken and not skip_broken:
         raise ItemError(f'{len(store.broken)} of {len(paths)} {kind.what} files cannot be used: ' + '; '.join(f'{p} {why}' for p, why in store.broken.items()))
     return store

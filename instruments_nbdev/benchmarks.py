@@ -663,7 +663,7 @@ MEASUREMENTS = dict(fft=_fft, throughput=_throughput, share=_share, accuracy=_ra
 def _choice(only):
     "Names of measurements from a list or a text with commas; all of them and the costs by default"
     known = (*MEASUREMENTS, 'costs')
-    names = (only.split(',') if isinstance(only, str) else list(only or ())) or list(known)
+    names = only.split(',') if isinstance(only, str) and only else list(only or known)
     if odd := [n for n in names if n not in known]: raise DataError(f'there is no measurement {odd[0]!r}: choose among {", ".join(known)}')
     return names
 

@@ -124,11 +124,11 @@ def decode_photo(
 # %% ../nbs/02_custom_cnn.ipynb #e3a6ab1f
 def _load_photo(path, size):
     "(pixels, digest, 0, reason or None) of one file: its errors are data"
-    y, digest, why = np.zeros(0, 'u1'), 'unreadable', None
+    y, digest, why = np.zeros(0, 'u1'), None, None
     try: digest = _digest(data := _bytes(path)); y = _pixels(data, size)
     except ItemError as e: why = str(e)
-    except MemoryError: why = 'is too large for the memory that there is'
-    return y, digest, 0, why
+    except MemoryError: digest, why = None, 'is too large for the memory that there is'
+    return y, digest or f'unreadable: {why}', 0, why
 
 class PhotoStore(Store):
     "Decoded photos by index, memory-mapped: `store.batch(idx)` is a uint8 tensor (B, 3, size, size)"
@@ -184,7 +184,7 @@ class PhotoColour(RandomTransform):
         brightness:float=.3, contrast:float=.3, saturation:float=.5,   # factors from 1-v to 1+v
         hue:float=20.,                                                  # largest turn of the colour circle in degrees
         grey:float=.1,                                                  # chance to lose all colour
-        p:float=1.,                                                     # chance that a photo is changed
+        p:float=1.,                                                     # chance of each of these changes; `grey` has its own
     ): super().__init__(p); self.limits, self.hue, self.grey = (brightness, contrast, saturation), hue, grey
     def draw(self, x):
         n = len(x); b, c, s = (self.uniform(n, 1-v, 1+v, neutral=1.) for v in self.limits)
@@ -367,7 +367,7 @@ def race_to(
                 seconds=dict(ours=round(a, 4), published=round(b, 4)), settings=dict(ours=sa, published=sb), timed=[round(a*steps(ours, e)/(b*steps(theirs, theirs.epochs)), 4) for e in epochs])
 
 # %% ../nbs/02_custom_cnn.ipynb #2c987239
-add_recipe(replace(RECIPES['photos-cnn'], name='photos-cnn-small', about='photos-cnn at 64 px and six epochs, half a minute each: for searches and comparisons', front_end=('custom_cnn.Photo', dict(size=64)),
+add_recipe(replace(RECIPES['photos-cnn'], name='photos-cnn-small', about='photos-cnn at 64 px and six epochs, a minute or two each on one core: for searches and comparisons', front_end=('custom_cnn.Photo', dict(size=64)),
     augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 64),))), *_AUGMENT), epochs=6, ema=.97, calibrate=False))
 add_space('photos-cnn-small', {'opt': ('adam', 'rmsprop', 'sgd'), 'lr': dict(low=1e-4, high=1e-1, log=True), 'bs': (32, 64, 128)})
 

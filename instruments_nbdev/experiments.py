@@ -526,7 +526,7 @@ _CARD = """# {name}
 - **What it answers**: {one} of {labels}; nothing else. A {kind} that is none of them gets one of them all the same{sure}.
 - **Trained on**: {trained} of {title}, by the recipe `{recipe}`, {made}. {origin}Licence of the data: {licence}.
 - **Measured**: {measured} (95 % interval {low:.1f} to {high:.1f} %); macro F1 {macro_f1:.3f}; the best constant answer gets {constant:.1f} %. {seen}
-- **Limits**: {kind}s of the length and kind of the data set; {others} will be answered worse than these figures say.
+- **Limits**: {kind}s like those of the data set; {others} will be answered worse than these figures say.
 """
 _BY_FOLDS = dict(trained='all {n} items', seen='The model in this file has seen all of them and was not tested itself.',
                  measured='{mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} items')
@@ -573,7 +573,7 @@ def _row(path, r):
     return dict(run=path.parent.name if path.name == 'run.json' else path.stem, recipe=r['recipe']['name'], accuracy=acc, sd=m.get('sd'), n=m.get('n'), low=m.get('low'), high=m.get('high'),
                 macro_f1=m.get('macro_f1'), constant=m.get('constant'), protocol=_protocol(r), params=r.get('params'), seconds=r['seconds'])
 
-def _protocol(r): return f"{r['cv']['folds']} folds{_ways.get(r['recipe']['split'], '')} × {r['cv']['seeds']} seeds" if 'cv' in r else f"{r['recipe']['split']}, {_seeds(r['seed'])}" + ', validation'*('test' not in r['metrics'])
+def _protocol(r): return f"{r['cv']['folds']} folds{_ways.get(r['recipe']['split'], '')} × {r['cv']['seeds']} seed{'s'*(r['cv']['seeds'] > 1)}" if 'cv' in r else f"{r['recipe']['split']}, {_seeds(r['seed'])}" + ', validation'*('test' not in r['metrics'])
 
 def _records(folder):
     "Paths and contents of run records below `folder`; those inside a cross-validation are left to it"
@@ -582,7 +582,7 @@ def _records(folder):
         try: r = json.loads(p.read_text())
         except (ValueError, OSError): continue
         inside = p.parent != Path(folder) and 'cv' not in r and (p.parent.parent/'run.json').exists() if isinstance(r, dict) else True
-        if not inside and {'recipe', 'metrics', 'seconds'} <= set(r): yield p, r
+        if not inside and {'recipe', 'metrics', 'seconds'} <= set(r) and r['metrics']: yield p, r      # what was tested on nothing has no place
 
 def leaderboard(folder:str) -> pd.DataFrame:
     "A row a record below `folder`, best accuracy first; `TrainingError` when there is none"

@@ -42,7 +42,7 @@ def compare_splits(
 def track_of(path:str) -> str:
     "The track that a fragment is from, by its file name: `blues.00012` of `blues.00012.3.wav`; another file is its own track"
     m = re.match(r'[\w-]+\.\d{5}(?!\d)', Path(path).name)
-    return m[0] if m else Path(path).stem
+    return m[0] if m else str(Path(path).with_suffix(''))
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #584678ef
 def by_track(report:Report) -> Report:
@@ -347,7 +347,7 @@ _FINDS = dict(best=('accuracy', 'idxmax', 'the best'), worst=('accuracy', 'idxmi
 def _apart(a, b, k=2):
     "Do two rows of `grid_table`, picked from `k`, differ by more than chance (two proportions, 95 %, Bonferroni's correction for the pairs there are)?"
     p = (a.accuracy*a.n + b.accuracy*b.n)/(a.n+b.n)
-    return abs(a.accuracy-b.accuracy) > norm.ppf(1 - .025/math.comb(k, 2))*math.sqrt(p*(1-p)*(1/a.n+1/b.n))
+    return abs(a.accuracy-b.accuracy) > norm.ppf(1 - .025/max(math.comb(k, 2), 1))*math.sqrt(p*(1-p)*(1/a.n+1/b.n))
 
 def _claim(t, what, label):
     "A sentence: what the source found, and whether it is so here"

@@ -385,7 +385,7 @@ class Best(Callback):
 
 # %% ../nbs/01a_training.ipynb #2178ced8
 class Checkpoint(Callback):
-    "All that a killed run needs to go on, at `path`, after each epoch"
+    "All that a killed run needs to go on, at `path`: after the first and the last epoch, and after each that ends `every` seconds or more after the one last kept"
     order = 62
     def __init__(self, path:Path, every:float=0.): self.path, self.every, self.last = Path(path), every, 0.
     def state(self):
@@ -460,7 +460,7 @@ SCHEDULES = {'one_cycle': _cosine, 'one_cycle_linear': _linear, 'fine_tune': _fi
 def _yes_no(smoothing): return lambda logits, y: F.binary_cross_entropy_with_logits(logits, y*(1-smoothing) + smoothing/2)
 
 def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, rows:list=None, folder:Path=None, progress:bool=True, cbs:tuple=()) -> Learner:
-    "A fastai `Learner` for the recipe; with `folder` it leaves a checkpoint there after each epoch"
+    "A fastai `Learner` for the recipe; with `folder` it leaves a checkpoint there, at most one in ten seconds and one at the end"
     loss = _yes_no(recipe.label_smoothing) if recipe.multi_label else partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     cbs = [Augment(recipe), Reseed(seed), History([] if rows is None else rows, recipe.name, progress), *cbs]
     if len(clf.groups()) > 1: cbs += [Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats), *[L2SP(recipe.l2_sp, recipe.l2_sp_head)]*(recipe.l2_sp + recipe.l2_sp_head > 0)]
@@ -737,7 +737,7 @@ def fit(recipe:Recipe,
         cbs:tuple=()           # further fastai callbacks
        ) -> Run:
     "Trains, saves, evaluates and reports; `TrainingError` or the store's error in one sentence"
-    out = Path(out or f'runs/{recipe.name}-fold{fold or 0}-seed{seed}')
+    out = Path(out or f'runs/{recipe.name}-fold{1 if fold is None else fold}-seed{seed}')
     items = _ready(recipe, items, fold, seed); labels = sorted(items.label.explode().dropna().unique())
     torch.manual_seed(seed); clf = _started(Classifier(recipe, labels))      # first: missing weights are said before anything is decoded
     store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)

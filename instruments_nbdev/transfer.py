@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
 from torchvision.ops.misc import SqueezeExcitation
 from .audio_transforms import _folder
-from .custom_cnn import _AUGMENT, _MIRROR, _PHOTO
+from .custom_cnn import _MIRROR, _PHOTO
 from .data import DataError, download
 from .evaluation import over_seeds, refusals
 from .experiments import add_space, ensemble, ensemble_gain
@@ -49,8 +49,9 @@ _MN04 = ('https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04
 def _url(name):
     "Address and hash, if it is known, of named weights"
     if name == 'audioset': return _MN04
-    if not timm.is_model(name): raise TrainingError(f'{name}: neither a file nor the name of weights (audioset, or a timm model)')
-    cfg = timm.get_pretrained_cfg(name)
+    try: cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError: cfg = None                      # a network of timm's with a tag that it has not
+    if cfg is None or not (cfg.url or cfg.hf_hub_id): raise TrainingError(f'{name}: neither a file nor the name of weights (audioset, or a timm model)')
     return (cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors'), None
 
 def _local(name, url):
@@ -98,6 +99,7 @@ class MN(MobileNetV3):
     def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), [p for m in (self.classifier[-1], *([self.tap] if hasattr(self, 'tap') else [])) for p in m.parameters()]]
     def load_weights(self, name):
         state = _mn_names(read_weights(weights_file(name))[0])
+        if 'classifier.3.bias' not in state: raise TrainingError(f'{name}: these weights are of another network (classifier.3.bias is missing)')
         if len(self.start) == len(self.classifier[-1].bias): state |= {k: state[k][self.start] for k in ('classifier.3.weight', 'classifier.3.bias')}
         _load(self, state, name, ('tap', *['classifier.3.']*(state['classifier.3.bias'].shape != self.classifier[-1].bias.shape)))
 
@@ -205,18 +207,17 @@ add_space('sounds-resnet-published', {'body.arch': ('resnet18.tv_in1k', 'resnet3
                             'freeze': dict(low=1, high=5)});
 
 # %% ../nbs/03_transfer.ipynb #09e1252c
-def _photos(arch, about, sizes, norm=None, **kw):
-    "A recipe for fine-tuning `arch` on photos of growing `sizes`"
-    return Recipe(f'photos-{arch.split(".")[0].split("_")[-1]}', about=f'{about}; 30 instruments', store=('custom_cnn.photo_store', dict(size=224)),
-        front_end=('custom_cnn.Photo', dict(size=sizes[-1][1]) | (norm or {})), weights='imagenet', wd=.02, views=_MIRROR, calibrate=True,
-        **dict(body=('transfer.ImageNet', dict(arch=arch, n_in=3)), augment=(('custom_cnn.PhotoWarp', dict(sizes=sizes)), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}), schedule='fine_tune', label_smoothing=.1, ema=.99) | _PHOTO | kw)
-
 def _views(px): return (('custom_cnn.PhotoWarp', dict(sizes=((0., px),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6)))
-_PROBE = dict(mixup=(), probe=2, epochs=0, bs=32, label_smoothing=0., ema=0.)
 
-add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression', ((0., 224),), dict(mean=(.5,)*3, sd=(.5,)*3), augment=_views(224), **_PROBE))
-add_recipe(_photos('resnet18.tv_in1k', 'three stages of a ResNet-18 from ImageNet as they are, with a head from a logistic regression', ((0., 224),), body=('transfer.ImageNet', dict(arch='resnet18.tv_in1k', n_in=3, stages=3)), augment=_views(224), **_PROBE))
-add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet as it is, with a head from a logistic regression', ((0., 192),), augment=_views(192), **_PROBE));
+def _photos(arch, about, px=224, norm={}, **kw):
+    "A recipe for `arch` as it is, with a head fitted to photos of `px` pixels, as they are and once more as `_views` changes them"
+    return Recipe(f'photos-{arch.split(".")[0].split("_")[-1]}', about=f'{about}; 30 instruments', store=('custom_cnn.photo_store', dict(size=224)),
+        front_end=('custom_cnn.Photo', dict(size=px) | norm), body=('transfer.ImageNet', dict(arch=arch, n_in=3) | kw), augment=_views(px), views=_MIRROR, weights='imagenet',
+        schedule='fine_tune', probe=2, epochs=0, bs=32, wd=.02, calibrate=True, **_PHOTO)
+
+add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression', norm=dict(mean=(.5,)*3, sd=(.5,)*3)))
+add_recipe(_photos('resnet18.tv_in1k', 'three stages of a ResNet-18 from ImageNet as they are, with a head from a logistic regression', stages=3))
+add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet as it is, with a head from a logistic regression', 192));
 
 # %% ../nbs/03_transfer.ipynb #0d7038dc
 def _without(report, repeats):

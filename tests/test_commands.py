@@ -39,6 +39,7 @@ train sounds-cnn --data ESC --split thirds       thirds
 train sounds-cnn --data ESC --evil               evil
 train sounds-cnn --data ESC --fold all --seeds 0 --seeds
 train sounds-cnn --data ESC --fold all --seeds x x
+train sounds-cnn --data ESC --fold 0 --seeds 2   --seeds
 train sounds-cnn --data ESC --fold all --jobs 0  --jobs
 train sounds-cnn --data ESC --fold all --jobs -2 -2
 train sounds-cnn --data ESC --fold all --out TXT TXT
