@@ -8,7 +8,7 @@ __all__ = ['MAX_BYTES', 'MAX_SECONDS', 'read_upload', 'kind_of', 'open_model', '
            'served', 'instruments_demo']
 
 # %% ../nbs/06a_demo.ipynb #7c66e548
-import html, io, os, signal, tempfile, time
+import html, io, math, os, signal, tempfile, time
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +22,11 @@ from .audio_transforms import ItemError, LogMel, show_spec, show_wave, _bytes, _
 from .custom_cnn import grad_cam, _FORMATS
 from .data import DataError
 from .irmas_multistft import with_names
-from .training import FILES, Classifier, TrainingError, build, bundled, fig_html, load_model, predict_store, show_timeline
+from .training import FILES, Classifier, TrainingError, build, bundled, fig_html, load_model, predict_store, show_timeline, _any_names
 
 # %% ../nbs/06a_demo.ipynb #ef4c45a0
 MAX_BYTES, MAX_SECONDS = 50*2**20, 600   # of an upload
-_SILENT = 33                               # the largest int16 sample of silence: -60 dB
+_SILENT = 33                               # the least int16 sample that is no silence: -60 dB
 
 def read_upload(path) -> bytes:
     "The bytes of a file that is not too large; `ItemError` in one sentence with its name, not its folder"
@@ -72,10 +72,12 @@ def answer_table(clf:Classifier, probs:np.ndarray # (C,)
     t = t.assign(name=t['name'].str.replace('_', ' ')).sort_values('prob', ascending=False, kind='stable')
     return t.assign(said=(t.prob >= t.level) & (several | (np.arange(len(t)) == 0)))
 
+def _percent(p): return f'{100*p:.0f}' if p < .95 else f'{math.floor(1e4*p)/100:g}'     # what is just below a level must not look like it
+
 def say(t:pd.DataFrame) -> str:
     "The sentence to a table: what is said, or that the model is not sure"
-    listed = [f'{r.name} ({100*r.prob:.0f} %)' for r in (t[t.said] if t.said.any() else t[:1]).itertuples()]
-    return ', '.join(listed) if t.said.any() else f'Not sure, perhaps {listed[0]}'
+    if not t.said.any(): return f'Not sure, perhaps {t.name.iloc[0]} ({_percent(t.prob.iloc[0])} %)'
+    return ', '.join(f'{r.name} ({100*r.prob:.0f} %)' for r in t[t.said].itertuples())
 
 # %% ../nbs/06a_demo.ipynb #13a7a9b0
 _GREY, _BLUE = '#78808c', '#3a86b7'
@@ -114,7 +116,7 @@ def _glow(ax, photo, m):
 @plt.rc_context(_LOOK)
 def show_where(clf:Classifier, x, t:pd.DataFrame, k:int=2):
     "A photo (1, 3, H, W), and where the evidence for its `k` most probable labels lies; gives the figure"
-    top = t[:k] if hasattr(clf.body, 'evidence') else t[:0]; photo = x[0].permute(1, 2, 0)/255
+    top = t[:k] if hasattr(getattr(clf, 'body', None), 'evidence') else t[:0]; photo = x[0].permute(1, 2, 0)/255
     fig, axs = plt.subplots(1, 1+len(top), figsize=(1.6*(1+len(top)), 1.85), layout='constrained', squeeze=False); axs[0, 0].imshow(photo, interpolation='bilinear')
     for ax, m in zip(axs[0, 1:], _evidence(clf, x, top.index.tolist()) if len(top) else []): _glow(ax, photo, m)
     for ax, title in zip(axs[0], ['as the model gets it', *('for ' + top['name'])]): ax.set_title(title, fontsize=8.5); ax.axis('off')
@@ -181,7 +183,7 @@ def model_html(name) -> str:
     try: clf = open_model(name)
     except (TrainingError, OSError) as e: return f'<div class="model sorry"><p>{html.escape(str(e))}</p></div>'
     heard = f'Listens to sounds, {(s := clf.recipe.window/clf.recipe.store[1]["sr"]):.3g} second{"s"*(s != 1)} at a time' if takes(clf) == 'sound' else 'Looks at photos'
-    sure = 'names each label that reaches its own threshold' if clf.recipe.multi_label else f'is not sure below {100*clf.sure:.0f} %' if clf.sure else 'always names one, right or wrong'
+    sure = 'names each label that reaches its own threshold' if clf.recipe.multi_label else f'is not sure below {_percent(clf.sure)} %' if clf.sure else 'always names one, right or wrong'
     chips = ''.join(f'<li>{html.escape(n)}</li>' for n in sorted(answer_table(clf, np.zeros(len(clf.labels)))['name'], key=str.casefold))
     return f'<div class="model"><p>{heard}, and {sure}. It knows these {len(clf.labels)}, and nothing else:</p><ul>{chips}</ul></div>'
 
@@ -235,11 +237,13 @@ _HINT = '<div class="hint"><b>Nothing here yet</b>The answer will stand here: la
 # %% ../nbs/06a_demo.ipynb #2fe52249
 def _gradio():
     "The module, or one sentence"
-    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1', GRADIO_VIBE_MODE='')
+    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1', GRADIO_VIBE_MODE='', GRADIO_ALLOWED_PATHS='', GRADIO_ROOT_PATH='')
+    os.environ['no_proxy'] = os.environ['NO_PROXY'] = f'{os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")},127.0.0.1'.lstrip(',')   # Gradio asks its own server whether it is there
     try: import gradio
     except ImportError: raise DataError('the page needs Gradio, which is not installed: pip install "instruments_nbdev[demo]"') from None
     return gradio
 
+@_any_names()
 def respond(model:str, file:str=None, mic:str=None) -> str:
     "The result as HTML for a file or a recording, which has a player already, or the hint where there is neither"
     if not (path := file or mic): return _HINT
@@ -291,9 +295,12 @@ def _launch(p, port):
 def served(model=None, port:int=0):
     "The page's address, as long as the `with` lasts; its files are gone after it"
     with tempfile.TemporaryDirectory(prefix='instruments_demo-', ignore_cleanup_errors=True) as tmp:
-        old = os.environ.get(k := 'GRADIO_TEMP_DIR'); os.environ[k] = tmp; p = page(model)    # Gradio reads it again and again
-        try: yield _launch(p, port)
-        finally: p.close(verbose=False); os.environ.pop(k) if old is None else os.environ.update({k: old})
+        old = os.environ.get(k := 'GRADIO_TEMP_DIR'); os.environ[k] = tmp                     # Gradio reads it again and again
+        try:
+            p = page(model)
+            try: yield _launch(p, port)
+            finally: p.close(verbose=False)
+        finally: os.environ.pop(k) if old is None else os.environ.update({k: old})
 
 # %% ../nbs/06a_demo.ipynb #a3e813bd
 @command
@@ -304,7 +311,9 @@ def instruments_demo(
     "A page in the browser, for this machine only, that says what sounds and photos are; until Ctrl-C"
     if _whole(port, '--port') > 65535: raise DataError(f'--port must be at most 65535, not {port}')
     if model: open_model(model)                       # what is wrong with it is said before there is a page
-    plt.switch_backend('agg'); signal.signal(signal.SIGTERM, signal.default_int_handler)      # files are deleted however it ends
+    plt.switch_backend('agg')
+    for s in {'SIGTERM', 'SIGHUP'} & set(dir(signal)):     # files are deleted when it is ended, and when its terminal is closed; nohup stays what it is
+        if signal.getsignal(n := getattr(signal, s)) == signal.SIG_DFL: signal.signal(n, signal.default_int_handler)
     with served(model, port) as url:
         print(f'{url}  open this in a browser; only this machine can. Ctrl-C ends it.', flush=True)
         try:

@@ -48,8 +48,9 @@ def fit_thresholds(probs, truth, labels) -> dict:
     "For each label the threshold with the largest F1 on `probs` (N, C) and `truth` (N, C), halfway to the next probability below; 0.5 where a label never occurs"
     out = {}
     for l, p, y in zip(labels, probs.T, truth.T):
-        order = np.argsort(-p); hits = y[order].cumsum(); f1 = 2*hits/(np.arange(len(p))+1+y.sum()); k = int(f1.argmax())
-        out[l] = round(float((p[order[k]] + (p[order[k+1]] if k+1 < len(p) else 0))/2), 4) if y.any() else .5
+        order = np.argsort(-p); s = p[order]; f1 = 2*y[order].cumsum()/(np.arange(len(p))+1+y.sum())
+        k = int(np.where(np.append(s[1:] < s[:-1], True), f1, -1).argmax())                  # between equal ones there is no threshold
+        out[l] = round(float((s[k] + (s[k+1] if k+1 < len(s) else 0))/2), 4) if y.any() else .5
     return out
 
 def _constant_f1(truth):
@@ -123,8 +124,8 @@ def show_confusion(self:Report, ax=None):
 @patch
 def mistakes(self:Report, k:int=6) -> pd.DataFrame:
     "The `k` wrong answers given with most confidence: path, label, predicted, prob"
-    t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1).round(3))
-    return t[~self.right].nlargest(k, 'prob')
+    t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1))
+    return t[~self.right].nlargest(k, 'prob').round({'prob': 3})
 
 # %% ../nbs/00a_evaluation.ipynb #1875d5d2
 @patch
@@ -160,7 +161,7 @@ def fit_temperature(probs, truth) -> float:
 # %% ../nbs/00a_evaluation.ipynb #f99a7941
 def fit_sure(probs, right, lost:float=.05) -> float:
     "The confidence below which the share `lost` of the right answers lies"
-    return round(float(np.quantile(probs.max(1)[right], lost)), 4) if right.any() else 0.
+    return math.floor(1e4*float(np.quantile(probs.max(1)[right], lost)))/1e4 if right.any() else 0.     # down: rounded up to 1, nothing would be sure
 
 def refusals(
     report:Report,

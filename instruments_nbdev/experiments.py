@@ -582,7 +582,7 @@ def _records(folder):
         try: r = json.loads(p.read_text())
         except (ValueError, OSError): continue
         inside = p.parent != Path(folder) and 'cv' not in r and (p.parent.parent/'run.json').exists() if isinstance(r, dict) else True
-        if not inside and {'recipe', 'metrics', 'seconds'} <= set(r) and r['metrics']: yield p, r      # what was tested on nothing has no place
+        if not inside and {'recipe', 'metrics', 'seconds'} <= set(r) and (r['metrics'] or 'cv' in r): yield p, r      # what was tested on nothing has no place
 
 def leaderboard(folder:str) -> pd.DataFrame:
     "A row a record below `folder`, best accuracy first; `TrainingError` when there is none"

@@ -28,9 +28,9 @@ from .transfer import MN_FRONT_END
 # %% ../nbs/05a_export.ipynb #a9e7fd6e
 EXTRA = ('onnx', 'onnxscript', 'onnxruntime')
 
-def need_onnx():
-    "`TrainingError` that names what is missing of the extra `onnx`"
-    if missing := [n for n in EXTRA if not find_spec(n)]: raise TrainingError(f'{" and ".join(missing)} cannot be found: pip install "instruments_nbdev[onnx]"')
+def need_onnx(names=EXTRA):
+    "`TrainingError` that says which of these packages of the extra `onnx` are missing"
+    if missing := [n for n in names if not find_spec(n)]: raise TrainingError(f'{" and ".join(missing)} cannot be found: pip install "instruments_nbdev[onnx]"')
 
 # %% ../nbs/05a_export.ipynb #ee3d4120
 def _bins(spec):
@@ -88,7 +88,8 @@ class Answer(nn.Module):
 
 # %% ../nbs/05a_export.ipynb #3ff05043
 VERSION = 1   # of the facts
-_IN = dict(sound='float32 (batch, {window}): mono at {rate} Hz from -1 to 1; a shorter sound ends in zeros, a longer one is cut into windows',
+_IN = dict(sound='float32 (batch, {window}): mono at {rate} Hz from -1 to 1; a shorter sound ends in zeros, the answer to a longer one is the mean over '
+           'windows that begin every {hop} samples, the last one ending with the sound, each to the power of the temperature and normalised; the mean to the power of one over it likewise',
            photo='uint8 (batch, 3, {size}, {size}): the whole photo as a square, red, green, blue')
 _OUT = {True: 'a label is there from its threshold on, each by itself', False: 'one label; below the level `sure` the answer is a guess'}
 
@@ -102,7 +103,7 @@ def _medium(recipe):
 def onnx_facts(clf:Classifier) -> dict:
     "What must be known of a classifier beside its graph, as plain data"
     r = clf.recipe; m = _medium(r)
-    return dict(version=VERSION, name=r.name, **m, input=_IN[m['kind']].format(**m), output=f'float32 (batch, {len(clf.labels)}), probabilities: {_OUT[r.multi_label]}',
+    return dict(version=VERSION, name=r.name, **m, input=_IN[m['kind']].format(**m, hop=max(m.get('window', 0)//2, 1)), output=f'float32 (batch, {len(clf.labels)}), probabilities: {_OUT[r.multi_label]}',
                 labels=clf.labels, several=r.multi_label, thresholds=dict(zip(clf.labels, clf.thresholds.tolist())), temperature=clf.temperature, sure=clf.sure)
 
 # %% ../nbs/05a_export.ipynb #39717263
@@ -201,7 +202,7 @@ def read_onnx(
     path:str,   # a file that `export_onnx` wrote
 ) -> OnnxClassifier:
     "The model in an ONNX file; `TrainingError` names one that is missing, foreign or damaged"
-    need_onnx()
+    need_onnx(EXTRA[-1:])
     if not Path(path).is_file(): raise TrainingError(f'{path}: no such ONNX file')
     try: session = _session(path)
     except Exception: raise TrainingError(f'{path}: not an ONNX file, or a damaged one') from None

@@ -3,6 +3,8 @@ import os, re, shutil, signal, subprocess, sys, threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import HTTPError
+from urllib.request import urlopen
 import numpy as np, pytest, soundfile as sf
 from PIL import Image
 from instruments_nbdev import custom_cnn
@@ -24,7 +26,7 @@ EAR = Recipe('tiny-sounds', store=('audio_transforms.sound_store', dict(sr=16000
              body=('custom_cnn.SoundCNN', dict(n_mels=48, widths=(8, 16), groups=1, dropout=0.)))
 EYE = Recipe('tiny-photos', data='instruments30', split='official', window=0, store=('custom_cnn.photo_store', dict(size=112)), lr=1e-2, epochs=12, bs=8, label_smoothing=.1,
              front_end=('custom_cnn.Photo', dict(size=64)), body=('custom_cnn.CustomCNN', dict(channels=(8, 16, 32), residual=True, stem=2, head=0, dropout=(0., 0.), head_dropout=0.)))
-ODD = ['${1+1}', '{{6*7}}', '<img src=x onerror=alert(1)>', 'dog\u202egod']   # labels of a stranger's model
+ODD = ['${1+1}', '$x_{$ {{6*7}}', '<img src=x onerror=alert(1)>', 'dog\u202egod']   # labels of a stranger's model
 
 # In front of the command: whatever it asks of another machine is written down
 WATCH = '''import pathlib, sys
@@ -56,7 +58,7 @@ def own(home):
 def started(folder, cwd, *args):
     "The command as a process in `cwd`, with its temporary files in `folder`, and the address that it prints"
     script = folder/'instruments_demo.py'; script.write_text(WATCH)
-    (folder/'tmp').mkdir(); env = dict(os.environ, TMPDIR=str(folder/'tmp'), GRADIO_SERVER_NAME='0.0.0.0')     # which must not count
+    (folder/'tmp').mkdir(); env = dict(os.environ, TMPDIR=str(folder/'tmp'), GRADIO_SERVER_NAME='0.0.0.0', GRADIO_ALLOWED_PATHS='/', GRADIO_ROOT_PATH='http://elsewhere.invalid')     # none of which must count
     p = subprocess.Popen([sys.executable, script, *map(str, args)], stdout=subprocess.PIPE, text=True, env=env, cwd=cwd)
     late = threading.Timer(300, p.kill); late.start(); line = p.stdout.readline(); late.cancel()
     assert line.startswith('http://127.0.0.1:'), line
@@ -71,6 +73,9 @@ def address(own, tmp_path_factory):
     assert p.wait(WAIT/1000) == 0 and not list((folder/'tmp').glob('instruments_demo-*'))
     assert not (folder/'outside').exists(), (folder/'outside').read_text()
     assert any(f.name == Path(own.sound.path).name for f in files) or not files    # the check above was of something, where a file was sent
+
+def test_no_file_but_those_of_the_page(address):
+    with pytest.raises(HTTPError, match='403'): urlopen(f'{address.rstrip("/")}/gradio_api/file={__file__}')
 
 @pytest.fixture(scope='module')
 def chromium():
