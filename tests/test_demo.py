@@ -26,7 +26,7 @@ EAR = Recipe('tiny-sounds', store=('audio_transforms.sound_store', dict(sr=16000
              body=('custom_cnn.SoundCNN', dict(n_mels=48, widths=(8, 16), groups=1, dropout=0.)))
 EYE = Recipe('tiny-photos', data='instruments30', split='official', window=0, store=('custom_cnn.photo_store', dict(size=112)), lr=1e-2, epochs=12, bs=8, label_smoothing=.1,
              front_end=('custom_cnn.Photo', dict(size=64)), body=('custom_cnn.CustomCNN', dict(channels=(8, 16, 32), residual=True, stem=2, head=0, dropout=(0., 0.), head_dropout=0.)))
-ODD = ['${1+1}', '$x_{$ {{6*7}}', '<img src=x onerror=alert(1)>', 'dog\u202egod']   # labels of a stranger's model
+ODD = ['${1+1}', '$x^{$ {{6*7}}', '<img src=x onerror=alert(1)>', 'dog\u202egod']   # labels of a stranger's model
 
 # In front of the command: whatever it asks of another machine is written down
 WATCH = '''import pathlib, sys
