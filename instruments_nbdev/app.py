@@ -16,344 +16,637 @@ import matplotlib.pyplot as plt, pandas as pd
 from fastcore.script import Param, call_parse
 from . import custom_cnn, gtzan_mlp_cnn, irmas_multistft, transfer  # fill RECIPES
 from .audio_transforms import ItemError
-from .data import DATASETS, DataError, best_constant, data_root, replacing, write_csv
+from instruments_nbdev.data import (
+    DATASETS,
+    DataError,
+    best_constant,
+    data_root,
+    replacing,
+    write_csv,
+)
 from .data import audit as audit_items
-from .data import PHOTOS, duplicate_clusters, folder_items, left_out, _few, _one_side
-from .experiments import SPACES, cross_validate, leaderboard, search, search_record, search_table
+from instruments_nbdev.data import (
+    PHOTOS,
+    duplicate_clusters,
+    folder_items,
+    left_out,
+    _few,
+    _one_side,
+)
+from instruments_nbdev.experiments import (
+    SPACES,
+    cross_validate,
+    leaderboard,
+    search,
+    search_record,
+    search_table,
+)
 from .export import export_onnx, onnx_facts
-from .gtzan_mlp_cnn import GRIDS, best_models, collect, finding, grid_recipes, grid_table, run_grid, test_winner
+from instruments_nbdev.gtzan_mlp_cnn import (
+    GRIDS,
+    best_models,
+    collect,
+    finding,
+    grid_recipes,
+    grid_table,
+    run_grid,
+    test_winner,
+)
 from .irmas_multistft import hold_out
-from .training import RECIPES, TrainingError, fit, load_model, parts_of, show_timeline
+from instruments_nbdev.training import (
+    RECIPES,
+    TrainingError,
+    fit,
+    load_model,
+    parts_of,
+    show_timeline,
+)
 
 # %% ../nbs/06_app.ipynb #ec3a46ec
 def command(f):
     "`f` as a console command: its known errors become one sentence and exit status 2"
+
     @wraps(f)
     def _f(*args, **kwargs):
-        for out in (sys.stdout, sys.stderr): getattr(out, 'reconfigure', lambda **_: None)(errors='backslashreplace')  # odd file names
-        try: return f(*args, **kwargs)
-        except (DataError, ItemError, TrainingError) as e: said = str(e)
-        except OSError as e: said = f'{e.filename}: {e.strerror}' if e.filename else str(e)   # a full disk, a file where a folder should be
+        for out in (sys.stdout, sys.stderr):
+            getattr(out, 'reconfigure', lambda **_: None)(
+                errors='backslashreplace'
+            )  # odd file names
+        try:
+            return f(*args, **kwargs)
+        except (DataError, ItemError, TrainingError) as e:
+            said = str(e)
+        except OSError as e:
+            said = (
+                f'{e.filename}: {e.strerror}' if e.filename else str(e)
+            )  # a full disk, a file where a folder should be
         print(f'{f.__name__}: {said}', file=sys.stderr)
         raise SystemExit(2)
+
     return call_parse(_f)
+
 
 def _choose(kind, name, table):
     "`table[name]`, or a sentence that lists what there is"
-    if name not in table: raise DataError(f'no {kind} named {name!r}; there are: {", ".join(sorted(table))}')
+    if name not in table:
+        raise DataError(f'no {kind} named {name!r}; there are: {", ".join(sorted(table))}')
     return table[name]
 
 # %% ../nbs/06_app.ipynb #60fdbdde
 def _describe(ds, root):
-    items = ds.items(root); label, share = best_constant(items.label)
-    print(f'{ds.title}: {len(items)} items, {len(ds.classes)} classes, in {data_root(ds.name, root)}')
-    print(f'best constant answer: {label}, {100*share:.1f} %; licence: {ds.licence}')
+    items = ds.items(root)
+    label, share = best_constant(items.label)
+    print(
+        f'{ds.title}: {len(items)} items, {len(ds.classes)} classes, in {data_root(ds.name, root)}'
+    )
+    print(f'best constant answer: {label}, {100 * share:.1f} %; licence: {ds.licence}')
+
 
 def _describe_folder(root, items):
     "What a folder of classes holds: a row a class, a column each part of the split, what is left out"
     print(f'{root}: {_count(items)} in {items.label.nunique()} classes')
-    print(pd.crosstab(items.label, items.get('split', pd.Series('files', items.index))).rename_axis(index=None, columns=None).to_string())
-    if rest := left_out(root, items): print(rest)
+    print(
+        pd.crosstab(items.label, items.get('split', pd.Series('files', items.index)))
+        .rename_axis(index=None, columns=None)
+        .to_string()
+    )
+    if rest := left_out(root, items):
+        print(rest)
 
-def _count(items): return f'{len(items)} {"photos" if _photos(items) else "sounds"}'
-def _photos(items): return Path(items.path.iloc[0]).suffix.lower() in PHOTOS
+
+def _count(items):
+    return f'{len(items)} {"photos" if _photos(items) else "sounds"}'
+
+
+def _photos(items):
+    return Path(items.path.iloc[0]).suffix.lower() in PHOTOS
+
 
 def _show_audit(found, root, most=20):
     "Counts, then each file with a fault and each pair of files that repeat each other"
-    name = lambda p: Path(p).relative_to(root); again = lambda r: 'the same bytes' if r.score > .99999 else f'alike, {r.score:.2f}'
+    name = lambda p: Path(p).relative_to(root)
+    again = lambda r: 'the same bytes' if r.score > 0.99999 else f'alike, {r.score:.2f}'
     faults = [f'{name(r.path)}: {r.fault}' for r in found.faults.itertuples()]
-    pairs = [f'{name(r.a)} = {name(r.b)}: {again(r)}{", under two labels"*(r.label_a != r.label_b)}{", across the split"*r.crosses}' for r in found.pairs.itertuples()]
-    facts = found.summary(); print(facts[('split' in found.items) | ~facts.index.str.contains('across')].to_string())     # where there is no split, nothing lies across it
-    for lines in (faults, pairs): print('\n'.join(lines[:most] + [f'… and {len(lines)-most} more']*(len(lines) > most)), end='\n'*bool(lines))
+    pairs = [
+        f'{name(r.a)} = {name(r.b)}: {again(r)}{", under two labels" * (r.label_a != r.label_b)}{", across the split" * r.crosses}'
+        for r in found.pairs.itertuples()
+    ]
+    facts = found.summary()
+    print(
+        facts[('split' in found.items) | ~facts.index.str.contains('across')].to_string()
+    )  # where there is no split, nothing lies across it
+    for lines in (faults, pairs):
+        print(
+            '\n'.join(lines[:most] + [f'… and {len(lines) - most} more'] * (len(lines) > most)),
+            end='\n' * bool(lines),
+        )
+
 
 @command
 def instruments_data(
-    name:Param('data set: esc50, irmas, irmas_notes, gtzan, instruments30; none: --root is a folder of your own, of class folders', str, opt=False, nargs='?')=None,
-    root:str=None,          # its folder; default: in $INSTRUMENTS_DATA, else in the cache
-    fetch:bool=False,       # download and unpack it
-    synthesize:bool=False,  # write a small synthetic stand-in there
-    audit:bool=False,       # look for unreadable, silent and repeated files
+    name: Param(
+        'data set: esc50, irmas, irmas_notes, gtzan, instruments30; none: --root is a folder of your own, of class folders',
+        str,
+        opt=False,
+        nargs='?',
+    ) = None,
+    root: str = None,  # its folder; default: in $INSTRUMENTS_DATA, else in the cache
+    fetch: bool = False,  # download and unpack it
+    synthesize: bool = False,  # write a small synthetic stand-in there
+    audit: bool = False,  # look for unreadable, silent and repeated files
 ):
     "Says what a data set, or a folder of your own, holds; fetches, synthesizes or audits it"
-    if name is None: return _own_data(root, fetch or synthesize, audit)
+    if name is None:
+        return _own_data(root, fetch or synthesize, audit)
     ds = _choose('data set', name, DATASETS)
-    if synthesize and not root: raise DataError('--synthesize needs --root: the folder to write to')
-    if fetch: ds.fetch(root)
-    if synthesize: ds.synthesize(root)
-    if audit: print(audit_items(ds.items(root)))
+    if synthesize and not root:
+        raise DataError('--synthesize needs --root: the folder to write to')
+    if fetch:
+        ds.fetch(root)
+    if synthesize:
+        ds.synthesize(root)
+    if audit:
+        print(audit_items(ds.items(root)))
     _describe(ds, root)
 
+
 def _own_data(root, make, audit):
-    if make or not root: raise DataError(f'give the name of a data set ({", ".join(DATASETS)}), or --root and a folder of your own')
-    items = folder_items(root); _describe_folder(root, items)
-    if audit: _show_audit(audit_items(items), root)
+    if make or not root:
+        raise DataError(
+            f'give the name of a data set ({", ".join(DATASETS)}), or --root and a folder of your own'
+        )
+    items = folder_items(root)
+    _describe_folder(root, items)
+    if audit:
+        _show_audit(audit_items(items), root)
 
 # %% ../nbs/06_app.ipynb #706d3eae
 def _whole(x, name, low=0):
     "An argument that must be a whole number of at least `low`"
-    try: n = int(x)
-    except ValueError: n = low-1
-    if n < low: raise DataError(f'{name} must be a whole number of at least {low}, not {x!r}')
+    try:
+        n = int(x)
+    except ValueError:
+        n = low - 1
+    if n < low:
+        raise DataError(f'{name} must be a whole number of at least {low}, not {x!r}')
     return n
 
+
 def _recipe(name, epochs=0, split=None, weights=None, rate=None):
-    r = _choose('recipe', name, RECIPES); given = dict(epochs=epochs, split=split) | ({} if weights is None else dict(weights='' if weights == 'none' else weights))
+    r = _choose('recipe', name, RECIPES)
+    given = dict(epochs=epochs, split=split) | (
+        {} if weights is None else dict(weights='' if weights == 'none' else weights)
+    )
     r = replace(r, **{k: v for k, v in given.items() if v or k == 'weights'})
     return _at_rate(r, _whole(rate, '--rate', 1000)) if rate else r
 
+
 def _at_rate(r, rate):
     "The recipe for a store at another rate; its front end resamples, so that the network hears what it is used to"
-    if not (sr := r.store[1].get('sr')): raise DataError(f'--rate is for sounds; recipe {r.name} has none')
-    if r.front_end[0] != 'audio_transforms.LogMel': raise DataError(f'--rate: the front end of recipe {r.name} takes one rate only, {sr} Hz')
+    if not (sr := r.store[1].get('sr')):
+        raise DataError(f'--rate is for sounds; recipe {r.name} has none')
+    if r.front_end[0] != 'audio_transforms.LogMel':
+        raise DataError(f'--rate: the front end of recipe {r.name} takes one rate only, {sr} Hz')
     front = ('audio_transforms.ResampledLogMel', r.front_end[1] | dict(sr_in=rate))
-    return replace(r, store=(r.store[0], r.store[1] | dict(sr=rate)), window=round(r.window*rate/sr), front_end=front) if rate != sr else r
+    return (
+        replace(
+            r,
+            store=(r.store[0], r.store[1] | dict(sr=rate)),
+            window=round(r.window * rate / sr),
+            front_end=front,
+        )
+        if rate != sr
+        else r
+    )
+
 
 def _items(name, data, **kw):
     "The items of a data set; in GTZAN, which repeats itself, copies are found first and kept on one side"
-    again = name == 'gtzan'; home = data_root(name, data)
-    if again: print(f'looking for repeats in {home}', flush=True)
+    again = name == 'gtzan'
+    home = data_root(name, data)
+    if again:
+        print(f'looking for repeats in {home}', flush=True)
     items = DATASETS[name].items(home, dedupe=again, **kw)
-    return hold_out(items) if name == 'irmas' else items                # which brings no validation part
+    return hold_out(items) if name == 'irmas' else items  # which brings no validation part
+
 
 def _own_layout(layout, dataset):
-    if layout not in (None, 'folders'): raise DataError(f'--layout {layout}: there is only folders, for a folder of your own')
-    if layout and dataset: raise DataError('--layout folders and --dataset do not go together: a folder of your own is no data set')
+    if layout not in (None, 'folders'):
+        raise DataError(f'--layout {layout}: there is only folders, for a folder of your own')
+    if layout and dataset:
+        raise DataError(
+            '--layout folders and --dataset do not go together: a folder of your own is no data set'
+        )
     return layout
+
 
 @command
 def instruments_train(
-    recipe:str,          # name of a recipe, for instance sounds-cnn
-    data:str=None,       # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
-    layout:str=None,     # folders: --data is a folder of your own that has a folder of sounds or photos for each class
-    dataset:str=None,    # another data set with the same layout of labels, for instance irmas for irmas-efficient
-    epochs:int=0,        # instead of the recipe's own number
-    split:str=None,      # folds, halves, random, neighbours, source, official, groups or dealt, instead of the recipe's own
-    classes:str=None,    # names with commas, or all: instead of the data set's usual ones (the ten of 50 in ESC-50)
-    rate:int=0,          # rate in Hz at which sounds are kept, for copies at a lower one than the recipe's
-    weights:str=None,    # what the network starts from: a file, a name, or none; instead of the recipe's own
-    fold:str='1',        # fold to test; all: cross-validation; 0: train on everything
-    seed:int=0,          # of a single run
-    seeds:int=1,         # with --fold all: seeds 0 to N-1
-    jobs:int=1,          # with --fold all: runs at a time
-    cluster:str=None,    # with --fold all: address of a Dask scheduler, whose workers do the runs
-    out:str=None,        # run folder, or the folder of all folds and seeds
-    resume:bool=False,   # go on where a killed training stopped
+    recipe: str,  # name of a recipe, for instance sounds-cnn
+    data: str = None,  # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
+    layout: str = None,  # folders: --data is a folder of your own that has a folder of sounds or photos for each class
+    dataset: str = None,  # another data set with the same layout of labels, for instance irmas for irmas-efficient
+    epochs: int = 0,  # instead of the recipe's own number
+    split: str = None,  # folds, halves, random, neighbours, source, official, groups or dealt, instead of the recipe's own
+    classes: str = None,  # names with commas, or all: instead of the data set's usual ones (the ten of 50 in ESC-50)
+    rate: int = 0,  # rate in Hz at which sounds are kept, for copies at a lower one than the recipe's
+    weights: str = None,  # what the network starts from: a file, a name, or none; instead of the recipe's own
+    fold: str = '1',  # fold to test; all: cross-validation; 0: train on everything
+    seed: int = 0,  # of a single run
+    seeds: int = 1,  # with --fold all: seeds 0 to N-1
+    jobs: int = 1,  # with --fold all: runs at a time
+    cluster: str = None,  # with --fold all: address of a Dask scheduler, whose workers do the runs
+    out: str = None,  # run folder, or the folder of all folds and seeds
+    resume: bool = False,  # go on where a killed training stopped
 ):
     "Trains a recipe; writes model, record, predictions and report"
-    r, seed, seeds, jobs = _recipe(recipe, _whole(epochs, '--epochs'), split, weights, rate), _whole(seed, '--seed'), _whole(seeds, '--seeds', 1), _whole(jobs, '--jobs', 1)
+    r, seed, seeds, jobs = (
+        _recipe(recipe, _whole(epochs, '--epochs'), split, weights, rate),
+        _whole(seed, '--seed'),
+        _whole(seeds, '--seeds', 1),
+        _whole(jobs, '--jobs', 1),
+    )
     r = replace(r, data=_choose('data set', dataset, DATASETS).name) if dataset else r
-    names, every = classes.split(',') if classes and classes != 'all' else classes, fold == 'all' or seeds > 1
-    if every and fold not in ('1', 'all'): raise DataError(f'--fold {fold} and --seeds {seeds} do not go together: several seeds are for --fold all')
-    r, items = _own(r, data, names if names != 'all' else None, split, fold, seed, every) if _own_layout(layout, dataset) else (r, _items(r.data, data, classes=names))
-    if every: return _train_all(r, items, seeds, jobs, cluster, out, resume)
+    names, every = (
+        classes.split(',') if classes and classes != 'all' else classes,
+        fold == 'all' or seeds > 1,
+    )
+    if every and fold not in ('1', 'all'):
+        raise DataError(
+            f'--fold {fold} and --seeds {seeds} do not go together: several seeds are for --fold all'
+        )
+    r, items = (
+        _own(r, data, names if names != 'all' else None, split, fold, seed, every)
+        if _own_layout(layout, dataset)
+        else (r, _items(r.data, data, classes=names))
+    )
+    if every:
+        return _train_all(r, items, seeds, jobs, cluster, out, resume)
     run = fit(r, items, fold=_whole(fold, '--fold'), seed=seed, out=out, resume=resume)
-    print(f'{run}\nreport: {run.path/"report.html"}' if run.record['metrics'] else f'{run.path/"model.safetensors"}: trained on all {len(items)} items')
-    print('use it: instruments_predict {0} FILE; in the browser: instruments_demo {0}'.format(shlex.quote(str(run.path))))
+    print(
+        f'{run}\nreport: {run.path / "report.html"}'
+        if run.record['metrics']
+        else f'{run.path / "model.safetensors"}: trained on all {len(items)} items'
+    )
+    print(
+        'use it: instruments_predict {0} FILE; in the browser: instruments_demo {0}'.format(
+            shlex.quote(str(run.path))
+        )
+    )
+
 
 def _train_all(r, items, seeds, jobs, cluster, out, resume):
     out = Path(out or f'runs/{r.name}-cv')
-    if out.exists() and not resume: raise TrainingError(f'{out} exists already; add --resume to keep its finished runs, or choose another --out')
+    if out.exists() and not resume:
+        raise TrainingError(
+            f'{out} exists already; add --resume to keep its finished runs, or choose another --out'
+        )
     print(cv := cross_validate(r, items, seeds=seeds, jobs=jobs, cluster=cluster, out=out))
-    print((100*cv.table()).round(1).to_string(), f'\nrecord: {cv.path/"run.json"}', sep='\n')
+    print((100 * cv.table()).round(1).to_string(), f'\nrecord: {cv.path / "run.json"}', sep='\n')
 
 # %% ../nbs/06_app.ipynb #0fc5a563
 def _check_kind(r, items, root):
-    if _photos(items) != bool(r.window): return
+    if _photos(items) != bool(r.window):
+        return
     others = sorted(n for n, q in RECIPES.items() if bool(q.window) != bool(r.window))
-    raise DataError(f'recipe {r.name} is for {"sounds" if r.window else "photos"}, and {root} holds {_count(items)}: take another recipe, of {_few(others, 4)}')
+    raise DataError(
+        f'recipe {r.name} is for {"sounds" if r.window else "photos"}, and {root} holds {_count(items)}: take another recipe, of {_few(others, 4)}'
+    )
+
 
 def _check_classes(items, root):
     "DataError for classes that cannot be told apart, recorded or learned"
-    names = items.label.unique(); lost = sorted(set(names) - set(items.label[items.split == 'train'])) if 'split' in items else []
-    if len(names) < 2: raise DataError(f'{root} has one class only, {names[0]}: there is nothing to tell it from')
-    if odd := [n for n in names if '|' in n]: raise DataError(f'{Path(root)/odd[0]}: a class cannot have | in its name, which stands between labels in records')
-    if lost: raise DataError(f'{root}: class {lost[0]} is in {items.split[items.label == lost[0]].iloc[0]} and not in train, so it cannot be learned')
+    names = items.label.unique()
+    lost = sorted(set(names) - set(items.label[items.split == 'train'])) if 'split' in items else []
+    if len(names) < 2:
+        raise DataError(f'{root} has one class only, {names[0]}: there is nothing to tell it from')
+    if odd := [n for n in names if '|' in n]:
+        raise DataError(
+            f'{Path(root) / odd[0]}: a class cannot have | in its name, which stands between labels in records'
+        )
+    if lost:
+        raise DataError(
+            f'{root}: class {lost[0]} is in {items.split[items.label == lost[0]].iloc[0]} and not in train, so it cannot be learned'
+        )
+
 
 def _own_items(r, root, classes):
     "Items of a person's own folder that suit a recipe; what is left out is said"
-    if not root: raise DataError('--layout folders needs --data: a folder that has a folder for each class')
-    items = folder_items(root); rest = left_out(root, items)
-    if rest: print(rest)
-    if classes and (odd := [c for c in classes if c not in set(items.label)]): raise DataError(f'{root} has no class {odd[0]}')
-    if classes: items = items[items.label.isin(classes)].reset_index(drop=True)
-    if set(items.get('split', ())) == {'train'}: items = items.drop(columns='split')
-    _check_kind(r, items, root); _check_classes(items, root); return items
+    if not root:
+        raise DataError('--layout folders needs --data: a folder that has a folder for each class')
+    items = folder_items(root)
+    rest = left_out(root, items)
+    if rest:
+        print(rest)
+    if classes and (odd := [c for c in classes if c not in set(items.label)]):
+        raise DataError(f'{root} has no class {odd[0]}')
+    if classes:
+        items = items[items.label.isin(classes)].reset_index(drop=True)
+    if set(items.get('split', ())) == {'train'}:
+        items = items.drop(columns='split')
+    _check_kind(r, items, root)
+    _check_classes(items, root)
+    return items
+
 
 def _sized(r, n, valid):
     "The recipe for `n` items to learn from and `valid` to choose on: smaller batches for few, an average that has forgotten its start long before the end, a level of being sure only where there is enough to fit it to"
-    bs = min(r.bs, max(n//8, 8)); steps = max(r.epochs, 1)*max(n//bs, 1)      # a head alone is fitted in no epoch
-    return replace(r, bs=bs, ema=round(min(r.ema, max(1-3/steps, 0)), 4), calibrate=r.calibrate and valid >= 40)
+    bs = min(r.bs, max(n // 8, 8))
+    steps = max(r.epochs, 1) * max(n // bs, 1)  # a head alone is fitted in no epoch
+    return replace(
+        r,
+        bs=bs,
+        ema=round(min(r.ema, max(1 - 3 / steps, 0)), 4),
+        calibrate=r.calibrate and valid >= 40,
+    )
+
 
 def _say_parts(parts, root):
     "How many items each part of the split has, and which classes are not tested; DataError where none is"
-    n = parts.split.value_counts(); print(f'{root}: {_count(parts)}, ' + ', '.join(f'{n[s]} {s}' for s in ('train', 'valid', 'test') if s in n))
-    if len(n) == 1: raise DataError(f'{root}: every class is one recording, so there is nothing to test on; --fold 0 trains on all')
-    if rest := sorted(set(parts.label) - set(parts.label[parts.split != 'train'])): print(f'one recording each, so learned and not tested: {_few(rest)}')
+    n = parts.split.value_counts()
+    print(
+        f'{root}: {_count(parts)}, '
+        + ', '.join(f'{n[s]} {s}' for s in ('train', 'valid', 'test') if s in n)
+    )
+    if len(n) == 1:
+        raise DataError(
+            f'{root}: every class is one recording, so there is nothing to test on; --fold 0 trains on all'
+        )
+    if rest := sorted(set(parts.label) - set(parts.label[parts.split != 'train'])):
+        print(f'one recording each, so learned and not tested: {_few(rest)}')
+
 
 def _for_labels(r, labels):
     "`r`, whose last layer starts from rows picked for its data set's labels only where these are the labels"
-    if r.data not in DATASETS or set(labels) == set(DATASETS[r.data].classes): return r
+    if r.data not in DATASETS or set(labels) == set(DATASETS[r.data].classes):
+        return r
     return replace(r, body=(r.body[0], {k: v for k, v in r.body[1].items() if k != 'start'}))
+
 
 def _own(r, root, classes, split, fold, seed, every):
     "Recipe and items for a person's own folder: its own split, or dealt after copies and recordings are put together"
-    items = _own_items(r, root, classes); given = 'split' in items and split in (None, 'official') and not every
-    r = replace(_for_labels(r, items.label), data='folders', split=split or ('official' if given else 'dealt'), about=f"{r.about.partition(';')[0]}; a folder of one's own")
-    if fold not in ('0', '1') and not every and r.split != 'random': raise DataError(f'--fold {fold}: a folder is split once; --seed splits it anew, --fold all tests every item')
+    items = _own_items(r, root, classes)
+    given = 'split' in items and split in (None, 'official') and not every
+    r = replace(
+        _for_labels(r, items.label),
+        data='folders',
+        split=split or ('official' if given else 'dealt'),
+        about=f"{r.about.partition(';')[0]}; a folder of one's own",
+    )
+    if fold not in ('0', '1') and not every and r.split != 'random':
+        raise DataError(
+            f'--fold {fold}: a folder is split once; --seed splits it anew, --fold all tests every item'
+        )
     if fold != '0' and not given:
-        print(f'looking for repeats in {root}', flush=True); items = _one_side(items.drop(columns='split', errors='ignore'), duplicate_clusters(items))
+        print(f'looking for repeats in {root}', flush=True)
+        items = _one_side(items.drop(columns='split', errors='ignore'), duplicate_clusters(items))
     parts = parts_of(r, items, 0 if every else int(fold), seed)
-    if fold != '0' and not every: _say_parts(parts, root)
-    n = parts.split.value_counts(); return _sized(r, int(n.get('train', 0)), int(n.get('valid', len(items)//7))), items
+    if fold != '0' and not every:
+        _say_parts(parts, root)
+    n = parts.split.value_counts()
+    return _sized(r, int(n.get('train', 0)), int(n.get('valid', len(items) // 7))), items
 
 # %% ../nbs/06_app.ipynb #24cd2249
 def _show_search(rec, out):
-    print(', '.join(f'{n} {state}' for state, n in rec['counts'].items()) + f' of {len(rec["trials"])} trials of {rec["recipe"]["name"]}, seed {rec["seed"]}')
-    print(search_table(rec).head(10).to_string(index=False, float_format='{:.4g}'.format, na_rep=''))
-    if b := rec['best']: print(f'best: trial {b["trial"]}, {100*b["value"]:.1f} % of {b["n"]} validation items '
-                               f'(95 % interval {100*b["low"]:.1f} to {100*b["high"]:.1f} %; constant {100*b["constant"]:.1f} %)')
-    print(f'record: {out/"search.json"}')
+    print(
+        ', '.join(f'{n} {state}' for state, n in rec['counts'].items())
+        + f' of {len(rec["trials"])} trials of {rec["recipe"]["name"]}, seed {rec["seed"]}'
+    )
+    print(
+        search_table(rec).head(10).to_string(index=False, float_format='{:.4g}'.format, na_rep='')
+    )
+    if b := rec['best']:
+        print(
+            f'best: trial {b["trial"]}, {100 * b["value"]:.1f} % of {b["n"]} validation items '
+            f'(95 % interval {100 * b["low"]:.1f} to {100 * b["high"]:.1f} %; constant {100 * b["constant"]:.1f} %)'
+        )
+    print(f'record: {out / "search.json"}')
+
 
 @command
 def instruments_search(
-    recipe:str,          # name of a recipe that has a space, for instance sounds-cnn-published
-    trials:int=30,       # configurations to try
-    data:str=None,       # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
-    epochs:int=0,        # instead of the recipe's own number
-    seed:int=0,          # of the configurations and of the trainings
-    storage:str=None,    # a journal file, or any Optuna URL, as postgresql://user@host/db; default: study.journal in the folder
-    jobs:int=1,          # trials at a time
-    cluster:str=None,    # address of a Dask scheduler, whose workers do the trials
-    out:str=None,        # folder of the record; default: runs/RECIPE-search
+    recipe: str,  # name of a recipe that has a space, for instance sounds-cnn-published
+    trials: int = 30,  # configurations to try
+    data: str = None,  # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
+    epochs: int = 0,  # instead of the recipe's own number
+    seed: int = 0,  # of the configurations and of the trainings
+    storage: str = None,  # a journal file, or any Optuna URL, as postgresql://user@host/db; default: study.journal in the folder
+    jobs: int = 1,  # trials at a time
+    cluster: str = None,  # address of a Dask scheduler, whose workers do the trials
+    out: str = None,  # folder of the record; default: runs/RECIPE-search
 ):
     "Random search with pruning; goes on where it was killed"
-    r, n, seed, jobs = _recipe(recipe, _whole(epochs, '--epochs')), _whole(trials, '--trials', 1), _whole(seed, '--seed'), _whole(jobs, '--jobs', 1)
+    r, n, seed, jobs = (
+        _recipe(recipe, _whole(epochs, '--epochs')),
+        _whole(trials, '--trials', 1),
+        _whole(seed, '--seed'),
+        _whole(jobs, '--jobs', 1),
+    )
     out, space = Path(out or f'runs/{r.name}-search'), _choose('space for a recipe', r.name, SPACES)
-    study = search(r, DATASETS[r.data].items(data), space, n, storage=storage, out=out, jobs=jobs, seed=seed, cluster=cluster)
+    study = search(
+        r,
+        DATASETS[r.data].items(data),
+        space,
+        n,
+        storage=storage,
+        out=out,
+        jobs=jobs,
+        seed=seed,
+        cluster=cluster,
+    )
     _show_search(search_record(study), out)
 
 # %% ../nbs/06_app.ipynb #0d1af793
 def _show_grid(grid, only, out):
     "The record of the runs in `out`, and the finding of a question that has been answered"
     print((t := grid_table(out)).drop(columns='seconds').to_string(float_format='{:.3f}'.format))
-    if grid in GRIDS and not only and {r.name for r in GRIDS[grid].values()} <= set(t.index): print(finding(collect(out), grid))
-    print(f'record: {Path(out)/"grid.json"}')
+    if grid in GRIDS and not only and {r.name for r in GRIDS[grid].values()} <= set(t.index):
+        print(finding(collect(out), grid))
+    print(f'record: {Path(out) / "grid.json"}')
+
 
 def _show_winner(out, items):
-    w = test_winner(out, items); print(f'model files: {best_models(out)}')
-    print(f'{w["name"]}: {100*w["accuracy"]:.1f} % of {w["n"]} test fragments (95 % interval {100*w["low"]:.1f} to {100*w["high"]:.1f} %; '
-          f'constant {100*w["constant"]:.1f} %), {len(w["seeds"])} seed(s); {100*w["valid"]:.1f} % on validation, by which it was chosen')
+    w = test_winner(out, items)
+    print(f'model files: {best_models(out)}')
+    print(
+        f'{w["name"]}: {100 * w["accuracy"]:.1f} % of {w["n"]} test fragments (95 % interval {100 * w["low"]:.1f} to {100 * w["high"]:.1f} %; '
+        f'constant {100 * w["constant"]:.1f} %), {len(w["seeds"])} seed(s); {100 * w["valid"]:.1f} % on validation, by which it was chosen'
+    )
+
 
 @command
 def instruments_grid(
-    grid:str,            # a question, for instance optimiser, or: all
-    only:str=None,       # one configuration of it, by name
-    seeds:int=1,         # seeds 0 to N-1, six at most
-    epochs:int=0,        # instead of the recipes' own numbers
-    jobs:int=1,          # runs at a time
-    cluster:str=None,    # address of a Dask scheduler, whose workers do the runs
-    data:str=None,       # folder of GTZAN; default: in $INSTRUMENTS_DATA, else in the cache
-    out:str='runs/grid', # folder for the runs; finished ones are kept
-    track:bool=False,    # track in Weights & Biases: offline, or online with WANDB_API_KEY in the environment or in .env
-    winner:bool=False,   # then copy the best models to best_models/ and test the best configuration, once
+    grid: str,  # a question, for instance optimiser, or: all
+    only: str = None,  # one configuration of it, by name
+    seeds: int = 1,  # seeds 0 to N-1, six at most
+    epochs: int = 0,  # instead of the recipes' own numbers
+    jobs: int = 1,  # runs at a time
+    cluster: str = None,  # address of a Dask scheduler, whose workers do the runs
+    data: str = None,  # folder of GTZAN; default: in $INSTRUMENTS_DATA, else in the cache
+    out: str = 'runs/grid',  # folder for the runs; finished ones are kept
+    track: bool = False,  # track in Weights & Biases: offline, or online with WANDB_API_KEY in the environment or in .env
+    winner: bool = False,  # then copy the best models to best_models/ and test the best configuration, once
 ):
     "Runs the genre experiments that are not recorded yet, and says what the record says so far"
-    seeds, epochs, jobs = _whole(seeds, '--seeds', 1), _whole(epochs, '--epochs'), _whole(jobs, '--jobs', 1)
+    seeds, epochs, jobs = (
+        _whole(seeds, '--seeds', 1),
+        _whole(epochs, '--epochs'),
+        _whole(jobs, '--jobs', 1),
+    )
     recipes = [replace(r, epochs=epochs or r.epochs) for r in grid_recipes(grid, only)]
-    if track and not find_spec('wandb'): print('wandb is not installed, nothing will be tracked: pip install "instruments_nbdev[track]"', file=sys.stderr)
-    print(f'{len(recipes)} configuration(s), {seeds} seed(s)', flush=True); items = _items('gtzan', data)
+    if track and not find_spec('wandb'):
+        print(
+            'wandb is not installed, nothing will be tracked: pip install "instruments_nbdev[track]"',
+            file=sys.stderr,
+        )
+    print(f'{len(recipes)} configuration(s), {seeds} seed(s)', flush=True)
+    items = _items('gtzan', data)
     run_grid(recipes, items, out, seeds, jobs=jobs, cluster=cluster, track=track)
     _show_grid(grid, only, out)
-    if winner: _show_winner(out, items)
+    if winner:
+        _show_winner(out, items)
 
 # %% ../nbs/06_app.ipynb #a093ca4f
-SUFFIXES = set('.wav .flac .ogg .mp3 .au .aiff .aif .opus .jpg .jpeg .png .webp .gif .bmp .tif .tiff'.split())
+SUFFIXES = set(
+    '.wav .flac .ogg .mp3 .au .aiff .aif .opus .jpg .jpeg .png .webp .gif .bmp .tif .tiff'.split()
+)
 
-def find_files(paths:list) -> list:
+
+def find_files(paths: list) -> list:
     "Files named, and files with a known suffix below folders named, in order; `DataError` for what is not there"
     found = []
     for p in map(Path, paths):
-        if not p.exists(): raise DataError(f'{p}: no such file or folder')
-        found += sorted(q for q in p.rglob('*') if q.suffix.lower() in SUFFIXES and not q.is_dir()) if p.is_dir() else [p]
+        if not p.exists():
+            raise DataError(f'{p}: no such file or folder')
+        found += (
+            sorted(q for q in p.rglob('*') if q.suffix.lower() in SUFFIXES and not q.is_dir())
+            if p.is_dir()
+            else [p]
+        )
     return found
 
 # %% ../nbs/06_app.ipynb #73bc8605
 def _free(path, suffix=''):
     "`path`, or `path-2`, `path-3`, … when it is taken, with a suffix"
-    return next(p for i in range(1, 10_000) if not (p := Path(f'{Path(path)}{f"-{i}"*(i > 1)}{suffix}')).exists())
+    return next(
+        p
+        for i in range(1, 10_000)
+        if not (p := Path(f'{Path(path)}{f"-{i}" * (i > 1)}{suffix}')).exists()
+    )
 
-def _line(path): return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in path)    # a name may hold a new line, or orders to a terminal
+
+def _line(path):
+    return ''.join(
+        c if c.isprintable() else ascii(c)[1:-1] for c in path
+    )  # a name may hold a new line, or orders to a terminal
+
 
 def _said(row, sure):
     "The most probable label and, where a sound may have several, the others that reach their thresholds"
     also = [l for l in getattr(row, 'labels', '').split('|') if l not in ('', row.label)]
-    return f'{"not sure, perhaps "*(row.prob < sure)}{row.label} ({100*row.prob:.0f} %){", also "*bool(also)}{", ".join(also)}'
+    return f'{"not sure, perhaps " * (row.prob < sure)}{row.label} ({100 * row.prob:.0f} %){", also " * bool(also)}{", ".join(also)}'
+
 
 def _write_timelines(clf, paths, folder):
     "`folder/<name>.csv` and `.png` for each sound"
     folder.mkdir(parents=True, exist_ok=True)
     for p in paths:
-        t, f = clf.timeline(p), _free(folder/Path(p).stem, '.csv'); write_csv(t, f); fig = show_timeline(t).figure
-        with replacing(f.with_suffix('.png')) as tmp: fig.savefig(tmp, format='png', dpi=110, bbox_inches='tight')
+        t, f = clf.timeline(p), _free(folder / Path(p).stem, '.csv')
+        write_csv(t, f)
+        fig = show_timeline(t).figure
+        with replacing(f.with_suffix('.png')) as tmp:
+            fig.savefig(tmp, format='png', dpi=110, bbox_inches='tight')
         plt.close(fig)
     print(f'{folder}: {len(paths)} timelines')
 
+
 @command
 def instruments_predict(
-    model:str,                                              # a model file, a run folder, or the name of a bundled model
-    paths:Param('files or folders', str, nargs='+'),
-    csv:str=None,                                           # write path,label,prob,error there, and labels where there may be several
-    timeline:str=None,                                      # for sounds: folder for labels over time, a table and a picture of each
+    model: str,  # a model file, a run folder, or the name of a bundled model
+    paths: Param('files or folders', str, nargs='+'),
+    csv: str = None,  # write path,label,prob,error there, and labels where there may be several
+    timeline: str = None,  # for sounds: folder for labels over time, a table and a picture of each
 ):
     "Labels of recordings or photos; exit status 1 when one of them could not be read"
     clf = load_model(model)
     files = find_files([paths] if isinstance(paths, str) else paths)
-    t = clf.predict_paths(files, progress=len(files) > 20); t = t.loc[:, ~t.columns.str.startswith('p:')]
-    if csv: write_csv(t.round(4), csv)
-    else: print('\n'.join(f'{_line(r.path)}: {r.error or _said(r, clf.sure)}' for r in t.itertuples()))
-    if timeline: _write_timelines(clf, t.path[t.error == ''], Path(timeline))
-    if csv: print(f'{csv}: {len(t)} files, {(t.error != "").sum()} of them unreadable')
+    t = clf.predict_paths(files, progress=len(files) > 20)
+    t = t.loc[:, ~t.columns.str.startswith('p:')]
+    if csv:
+        write_csv(t.round(4), csv)
+    else:
+        print(
+            '\n'.join(f'{_line(r.path)}: {r.error or _said(r, clf.sure)}' for r in t.itertuples())
+        )
+    if timeline:
+        _write_timelines(clf, t.path[t.error == ''], Path(timeline))
+    if csv:
+        print(f'{csv}: {len(t)} files, {(t.error != "").sum()} of them unreadable')
     return int((t.error != '').any())
 
 # %% ../nbs/06_app.ipynb #c1a41650
 @command
 def instruments_export(
-    model:str,        # a model file, a run folder, or the name of a bundled model
-    onnx:str=None,    # file to write; default: MODEL.onnx in this folder
+    model: str,  # a model file, a run folder, or the name of a bundled model
+    onnx: str = None,  # file to write; default: MODEL.onnx in this folder
 ):
     "Writes a model as ONNX: raw sounds or photos in, probabilities out, and in its metadata all that one must know"
     clf = load_model(model)
-    f = export_onnx(clf, onnx or f'{Path(model).stem}.onnx'); facts = onnx_facts(clf)
-    print(f'{f}: {f.stat().st_size/1e6:.2f} MB\nx:     {facts["input"]}\nprobs: {facts["output"]}')
+    f = export_onnx(clf, onnx or f'{Path(model).stem}.onnx')
+    facts = onnx_facts(clf)
+    print(
+        f'{f}: {f.stat().st_size / 1e6:.2f} MB\nx:     {facts["input"]}\nprobs: {facts["output"]}'
+    )
 
 # %% ../nbs/06_app.ipynb #d0ceb3ef
 @command
 def instruments_leaderboard(
-    folder:str, # where records are, for instance runs
+    folder: str,  # where records are, for instance runs
 ):
     "Every run record below a folder, best first, with intervals and the best constant answer"
-    print(leaderboard(folder).drop(columns='seconds').astype({'sd': float}).to_string(index=False, float_format='{:.3f}'.format, na_rep=''))
+    print(
+        leaderboard(folder)
+        .drop(columns='seconds')
+        .astype({'sd': float})
+        .to_string(index=False, float_format='{:.3f}'.format, na_rep='')
+    )
 
 # %% ../nbs/06_app.ipynb #7502662b
 @command
 def instruments_quickstart(
-    epochs:int=0,            # instead of the recipe's own number (20 on synthetic sounds)
-    out:str='runs/quickstart', # run folder; a number is added when it is taken
+    epochs: int = 0,  # instead of the recipe's own number (20 on synthetic sounds)
+    out: str = 'runs/quickstart',  # run folder; a number is added when it is taken
 ):
     "Train, evaluate, save and predict on synthetic sounds, or on the real ESC-50 where INSTRUMENTS_DATA is set"
     real = bool(os.environ.get('INSTRUMENTS_DATA'))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
-        if not real: print('1/4  writing synthetic sounds: ten classes, five folds'); esc50_root = DATASETS['esc50'].synthesize(tmp)
-        else: print(f'1/4  reading ESC-50 from {data_root("esc50")}'); esc50_root = None
-        r = replace(RECIPES['sounds-cnn'], **({'epochs': _whole(epochs, '--epochs') or 20} if epochs or not real else {}))
-        if not real: r = replace(r, ema=.9)      # a hundred steps are over before an average with a longer memory has forgotten the start
-        items = DATASETS['esc50'].items(esc50_root); print(f'2/4  training {r.name} for {r.epochs} epochs on {len(items)} clips, fold 1 held out')
+        if not real:
+            print('1/4  writing synthetic sounds: ten classes, five folds')
+            esc50_root = DATASETS['esc50'].synthesize(tmp)
+        else:
+            print(f'1/4  reading ESC-50 from {data_root("esc50")}')
+            esc50_root = None
+        r = replace(
+            RECIPES['sounds-cnn'],
+            **({'epochs': _whole(epochs, '--epochs') or 20} if epochs or not real else {}),
+        )
+        if not real:
+            r = replace(
+                r, ema=0.9
+            )  # a hundred steps are over before an average with a longer memory has forgotten the start
+        items = DATASETS['esc50'].items(esc50_root)
+        print(
+            f'2/4  training {r.name} for {r.epochs} epochs on {len(items)} clips, fold 1 held out'
+        )
         run = fit(r, items, fold=1, out=_free(out), cache=None if real else tmp)
         print(f'3/4  {run}\n4/4  predicting a few of the held-out clips with the saved model')
         show = items[items.fold == 1].sample(5, random_state=0)
-        for row, true in zip(run.model.predict_paths(show.path.tolist()).itertuples(), show.label): print(f'     {Path(row.path).name}: {row.label} ({100*row.prob:.0f} %), truth {true}')
-    print(f'\nreport: {run.path/"report.html"}  (one file, open it in a browser)\n'
-          f'next:   . .venv/bin/activate                             once a shell, if the commands are not found\n'
-          f'        instruments_predict {run.path} YOUR.wav      labels for recordings of your own\n'
-          f'        instruments_train sounds-cnn -h          real data, all folds, several seeds\n'
-          f'        jupyter lab nbs                          the lessons behind it')
+        for row, true in zip(run.model.predict_paths(show.path.tolist()).itertuples(), show.label):
+            print(f'     {Path(row.path).name}: {row.label} ({100 * row.prob:.0f} %), truth {true}')
+    print(
+        f'\nreport: {run.path / "report.html"}  (one file, open it in a browser)\n'
+        f'next:   . .venv/bin/activate                             once a shell, if the commands are not found\n'
+        f'        instruments_predict {run.path} YOUR.wav      labels for recordings of your own\n'
+        f'        instruments_train sounds-cnn -h          real data, all folds, several seeds\n'
+        f'        jupyter lab nbs                          the lessons behind it'
+    )

@@ -21,86 +21,123 @@ from filelock import FileLock
 from scipy.fft import next_fast_len
 from torch import nn
 from tqdm import tqdm
+
 with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # pooch imports tqdm.auto, which warns wherever ipywidgets is missing
+    warnings.simplefilter(
+        'ignore'
+    )  # pooch imports tqdm.auto, which warns wherever ipywidgets is missing
     import pooch
 from .data import naming
 
 # %% ../nbs/01_audio_transforms.ipynb #e991d30a
-class ItemError(ValueError): "A sound or photo that cannot be used: one sentence with the file and the reason"
-class SoundError(ItemError): "A sound that cannot be used"
+class ItemError(ValueError):
+    "A sound or photo that cannot be used: one sentence with the file and the reason"
 
-_MAX_BYTES, _MAX_SECONDS, _MAX_CHANNELS, _RATES = 2**31, 2*3600, 32, (1000, 768_000)
+
+class SoundError(ItemError):
+    "A sound that cannot be used"
+
+
+_MAX_BYTES, _MAX_SECONDS, _MAX_CHANNELS, _RATES = 2**31, 2 * 3600, 32, (1000, 768_000)
+
 
 def _bytes(path):
     "The bytes of a regular file of bounded size: a pipe or a device would never end"
     path = Path(path)
     try:
-        if not path.is_file(): raise ItemError('is not a file')
-        if path.stat().st_size > _MAX_BYTES: raise ItemError(f'is larger than {_MAX_BYTES/2**30:.0f} GiB')
+        if not path.is_file():
+            raise ItemError('is not a file')
+        if path.stat().st_size > _MAX_BYTES:
+            raise ItemError(f'is larger than {_MAX_BYTES / 2**30:.0f} GiB')
         return path.read_bytes()
-    except OSError as e: raise ItemError(f'cannot be read: {e.strerror}') from None
+    except OSError as e:
+        raise ItemError(f'cannot be read: {e.strerror}') from None
 
 # %% ../nbs/01_audio_transforms.ipynb #2703579e
 def _blocks(f):
     "Mono blocks (T,) of an open sound file, until it ends or is too long"
-    left = _MAX_SECONDS*f.samplerate
+    left = _MAX_SECONDS * f.samplerate
     while left >= 0 and len(b := f.read(2**18, dtype='float32', always_2d=True)):
-        left -= len(b); yield b[:, 0] if f.channels == 1 else b.mean(1)
-    if left < 0: raise SoundError(f'is longer than {_MAX_SECONDS//3600} hours')
+        left -= len(b)
+        yield b[:, 0] if f.channels == 1 else b.mean(1)
+    if left < 0:
+        raise SoundError(f'is longer than {_MAX_SECONDS // 3600} hours')
+
 
 def _pcm(data, sr=None):
     "Mono float32 (T,) and its rate from the bytes of a sound file; errors do not name the file yet"
     try:
         with sf.SoundFile(io.BytesIO(data)) as f:
             rate, lo, hi = f.samplerate, *_RATES
-            if f.channels > _MAX_CHANNELS: raise SoundError(f'has {f.channels} channels, more than {_MAX_CHANNELS}')
-            if not lo <= rate <= hi: raise SoundError(f'has a rate of {rate} Hz, outside {lo} to {hi}')
+            if f.channels > _MAX_CHANNELS:
+                raise SoundError(f'has {f.channels} channels, more than {_MAX_CHANNELS}')
+            if not lo <= rate <= hi:
+                raise SoundError(f'has a rate of {rate} Hz, outside {lo} to {hi}')
             x = np.concatenate([np.zeros(0, 'float32'), *_blocks(f)])
     except sf.LibsndfileError as e:
-        why = 'No whole frame' if 'a pipe' in e.error_string else e.error_string.strip(' .')   # of a short MP3 it says that there is no such file
+        why = (
+            'No whole frame' if 'a pipe' in e.error_string else e.error_string.strip(' .')
+        )  # of a short MP3 it says that there is no such file
         raise SoundError(f'cannot be decoded: {why}') from None
-    if not np.isfinite(x).all(): raise SoundError('holds samples that are not finite')
-    if len(x) and sr and sr != rate: x, rate = soxr.resample(x, rate, sr), sr
-    if not len(x): raise SoundError('holds no samples')
+    if not np.isfinite(x).all():
+        raise SoundError('holds samples that are not finite')
+    if len(x) and sr and sr != rate:
+        x, rate = soxr.resample(x, rate, sr), sr
+    if not len(x):
+        raise SoundError('holds no samples')
     return x, rate
 
 # %% ../nbs/01_audio_transforms.ipynb #3dd9ca18
 def decode(
     path,  # a sound file: wav, flac, ogg, mp3, au ...
-    sr:int=None,  # rate to resample to; None keeps the file's own
+    sr: int = None,  # rate to resample to; None keeps the file's own
 ):
     "Mono float32 samples (T,) in about -1..1 and their rate; channels are averaged. `SoundError` names the file"
-    try: return _pcm(_bytes(path), sr)
-    except ItemError as e: raise SoundError(f'{path} {e}') from None
+    try:
+        return _pcm(_bytes(path), sr)
+    except ItemError as e:
+        raise SoundError(f'{path} {e}') from None
 
 # %% ../nbs/01_audio_transforms.ipynb #65d95f44
 _FORMAT = 2  # part of every key: another decoder or sample format makes another store
 
+
 def _int16(x):
     "int16 samples of float ones, and how many had to be clipped"
-    y = np.rint(y := x*32768, out=y); clipped = 0
-    if y.min(initial=0) < -32768 or y.max(initial=0) > 32767: clipped = int(((y > 32767) | (y < -32768)).sum()); y = y.clip(-32768, 32767)
+    y = np.rint(y := x * 32768, out=y)
+    clipped = 0
+    if y.min(initial=0) < -32768 or y.max(initial=0) > 32767:
+        clipped = int(((y > 32767) | (y < -32768)).sum())
+        y = y.clip(-32768, 32767)
     return y.astype('<i2'), clipped
 
-def _digest(data): return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+def _digest(data):
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
 
 def _load(path, sr):
     "(samples int16, digest, number clipped, reason or None) of one file: its errors are data"
     y, digest, clipped, why = np.zeros(0, '<i2'), None, 0, None
-    try: digest = _digest(data := _bytes(path)); y, clipped = _int16(_pcm(data, sr)[0])
-    except ItemError as e: why = str(e)
-    except MemoryError: digest, why = None, 'is too long for the memory that there is'     # another day it may not be
+    try:
+        digest = _digest(data := _bytes(path))
+        y, clipped = _int16(_pcm(data, sr)[0])
+    except ItemError as e:
+        why = str(e)
+    except MemoryError:
+        digest, why = None, 'is too long for the memory that there is'  # another day it may not be
     return y, digest or f'unreadable: {why}', clipped, why
 
 # %% ../nbs/01_audio_transforms.ipynb #2479a4f2
-def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
 
 def _in_order(f, xs, workers=None):
     "`map(f, xs)` in threads, in order, with at most two results a thread waiting"
     n, xs = workers or _cores(), iter(xs)
     with ThreadPoolExecutor(n) as pool:
-        jobs = deque(pool.submit(f, x) for x in islice(xs, 2*n))
+        jobs = deque(pool.submit(f, x) for x in islice(xs, 2 * n))
         while jobs:
             yield jobs.popleft().result()
             jobs.extend(pool.submit(f, x) for x in islice(xs, 1))
@@ -108,559 +145,954 @@ def _in_order(f, xs, workers=None):
 # %% ../nbs/01_audio_transforms.ipynb #a5ff3747
 class Store:
     "Decoded items by index, memory-mapped: `store[i]` is a flat view of what is stored of one"
-    def __init__(self,
+
+    def __init__(
+        self,
         paths,  # the files, in the order of the store
         index,  # its index, `<name>.json`, which lies beside the data
     ):
         self.paths, self.index = [str(p) for p in paths], Path(index)
         d = json.loads(self.index.read_text())
-        self.key, self.digest, self.lengths, self.clipped = d['key'], d['digest'], np.array(d['lengths'], np.int64), np.array(d['clipped'], np.int64)
+        self.key, self.digest, self.lengths, self.clipped = (
+            d['key'],
+            d['digest'],
+            np.array(d['lengths'], np.int64),
+            np.array(d['clipped'], np.int64),
+        )
         self.broken = {self.paths[int(i)]: why for i, why in d['broken'].items()}
-        self._ends = self.lengths.cumsum(); self._starts = self._ends - self.lengths
-        data, n, kind = self.index.with_suffix(self.suffix), int(self.lengths.sum()), np.dtype(self.dtype)
-        if len(self.lengths) != len(self.paths) or data.stat().st_size != kind.itemsize*n: raise ItemError(f'{data.name} is not whole')
+        self._ends = self.lengths.cumsum()
+        self._starts = self._ends - self.lengths
+        data, n, kind = (
+            self.index.with_suffix(self.suffix),
+            int(self.lengths.sum()),
+            np.dtype(self.dtype),
+        )
+        if len(self.lengths) != len(self.paths) or data.stat().st_size != kind.itemsize * n:
+            raise ItemError(f'{data.name} is not whole')
         self.data = np.memmap(data, kind, 'r') if n else np.zeros(0, kind)
-    def __len__(self): return len(self.paths)
-    def __getitem__(self, i): return self.data[self._starts[i]:self._ends[i]]
-    def __reduce__(self): return type(self), (self.paths, self.index)  # another process maps the file, it is not sent
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        return self.data[self._starts[i] : self._ends[i]]
+
+    def __reduce__(self):
+        return type(self), (self.paths, self.index)  # another process maps the file, it is not sent
+
 
 class SoundStore(Store):
     "Decoded sounds by index, memory-mapped int16: `store[i]` is a view (T_i,), `store.batch(idx, n)` a tensor (B, n)"
+
     what, suffix, dtype, load = 'sound', '.i16', '<i2', staticmethod(_load)
+
     @property
-    def sr(self): return self.key
-    def __repr__(self): return (f'SoundStore: {len(self)} sounds, {self.lengths.sum()/self.sr/60:.1f} minutes at {self.sr} Hz, '
-                                f'{self.data.nbytes/1e6:.1f} MB, {self.clipped.sum()} samples clipped, {len(self.broken)} files broken')
+    def sr(self):
+        return self.key
+
+    def __repr__(self):
+        return (
+            f'SoundStore: {len(self)} sounds, {self.lengths.sum() / self.sr / 60:.1f} minutes at {self.sr} Hz, '
+            f'{self.data.nbytes / 1e6:.1f} MB, {self.clipped.sum()} samples clipped, {len(self.broken)} files broken'
+        )
 
 # %% ../nbs/01_audio_transforms.ipynb #b9fc6659
 @patch
-def batch(self:SoundStore,
+def batch(
+    self: SoundStore,
     idx,  # indices of the sounds (B,)
-    n:int=None,  # samples of each; None: the longest of them
+    n: int = None,  # samples of each; None: the longest of them
     starts=None,  # first sample of each (B,); None: 0
 ):
     "int16 tensor (B, n): `n` samples of each sound from `starts` on, zeros after its end"
-    idx = np.asarray(idx, np.int64); a, end = self._starts[idx], self._ends[idx]
+    idx = np.asarray(idx, np.int64)
+    a, end = self._starts[idx], self._ends[idx]
     if starts is not None:
-        if min(starts, default=0) < 0: raise ValueError(f'starts must not be negative, got {min(starts)}')
+        if min(starts, default=0) < 0:
+            raise ValueError(f'starts must not be negative, got {min(starts)}')
         a = np.minimum(a + np.asarray(starts, np.int64), end)
     n = int(self.lengths[idx].max()) if n is None else n
     out = torch.empty(len(idx), n, dtype=torch.int16)
-    for row, i, k in zip(out.numpy(), a.tolist(), np.minimum(end-a, n).tolist()): row[:k] = self.data[i:i+k]; row[k:] = 0
+    for row, i, k in zip(out.numpy(), a.tolist(), np.minimum(end - a, n).tolist()):
+        row[:k] = self.data[i : i + k]
+        row[k:] = 0
     return out
 
 # %% ../nbs/01_audio_transforms.ipynb #126026dc
 def _folder(cache=None, name='sounds'):
     "A folder in the cache: an explicit one, else $INSTRUMENTS_CACHE, else the user's own"
-    p = Path(cache or os.environ.get('INSTRUMENTS_CACHE') or pooch.os_cache('instruments_nbdev'))/name
-    p.mkdir(parents=True, exist_ok=True); return p
+    p = (
+        Path(cache or os.environ.get('INSTRUMENTS_CACHE') or pooch.os_cache('instruments_nbdev'))
+        / name
+    )
+    p.mkdir(parents=True, exist_ok=True)
+    return p
+
 
 def _stat(p):
-    try: s = os.stat(p); return s.st_size, s.st_mtime_ns
-    except OSError: return None
+    try:
+        s = os.stat(p)
+        return s.st_size, s.st_mtime_ns
+    except OSError:
+        return None
 
-def _listing(paths, key): return _digest(repr([_FORMAT, key, [(os.path.abspath(p), _stat(p)) for p in paths]]).encode())
 
-def _put(path, text): tmp = Path(f'{path}.tmp'); tmp.write_text(text); os.replace(tmp, path)  # under a lock; what a killed process left is overwritten
+def _listing(paths, key):
+    return _digest(repr([_FORMAT, key, [(os.path.abspath(p), _stat(p)) for p in paths]]).encode())
+
+
+def _put(path, text):
+    tmp = Path(f'{path}.tmp')
+    tmp.write_text(text)
+    os.replace(tmp, path)  # under a lock; what a killed process left is overwritten
 
 # %% ../nbs/01_audio_transforms.ipynb #b9173f4f
-def _name(digests, key): return f'{len(digests)}x{key}-{_digest(json.dumps([_FORMAT, key, digests]).encode())}'
+def _name(digests, key):
+    return f'{len(digests)}x{key}-{_digest(json.dumps([_FORMAT, key, digests]).encode())}'
+
 
 def _opened(kind, paths, index):
     "The store of an index, or None when it is not there or not whole"
-    try: return kind(paths, index)
-    except (OSError, ValueError, KeyError, TypeError, IndexError): return None
+    try:
+        return kind(paths, index)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
 
 def _decode_all(kind, paths, key, temp, progress, workers):
     "Decode all files into one, `temp`; gives lengths, digests, numbers clipped, and reasons by index"
     lengths, digests, clipped, broken = [], [], [], {}
     try:
         with open(temp, 'wb') as f:
-            for i, (y, digest, clip, why) in enumerate(tqdm(_in_order(lambda p: kind.load(p, key), paths, workers), 'decoding', len(paths), disable=not progress)):
-                f.write(y); lengths.append(y.size); digests.append(digest); clipped.append(clip)
-                if why: broken[i] = why
-            f.flush(); os.fsync(f.fileno())
-    except OSError: temp.unlink(missing_ok=True); raise
+            for i, (y, digest, clip, why) in enumerate(
+                tqdm(
+                    _in_order(lambda p: kind.load(p, key), paths, workers),
+                    'decoding',
+                    len(paths),
+                    disable=not progress,
+                )
+            ):
+                f.write(y)
+                lengths.append(y.size)
+                digests.append(digest)
+                clipped.append(clip)
+                if why:
+                    broken[i] = why
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError:
+        temp.unlink(missing_ok=True)
+        raise
     return lengths, digests, clipped, broken
+
 
 def _build(kind, paths, key, folder, temp, progress=True, workers=None):
     "Decode all files into a new store; gives its index"
-    lengths, digests, clipped, broken = _decode_all(kind, paths, key, folder/temp, progress, workers)
-    index = folder/f'{_name(digests, key)}.json'
+    lengths, digests, clipped, broken = _decode_all(
+        kind, paths, key, folder / temp, progress, workers
+    )
+    index = folder / f'{_name(digests, key)}.json'
     with FileLock(index.with_suffix('.lock')):  # another list of files may have the same contents
-        if _opened(kind, paths, index): (folder/temp).unlink(); return index
+        if _opened(kind, paths, index):
+            (folder / temp).unlink()
+            return index
         index.unlink(missing_ok=True)  # no old index beside new samples, not for a moment
-        os.replace(folder/temp, index.with_suffix(kind.suffix))
-        _put(index, json.dumps(dict(format=_FORMAT, key=key, digest=index.stem, lengths=lengths, clipped=clipped, broken=broken)))
+        os.replace(folder / temp, index.with_suffix(kind.suffix))
+        _put(
+            index,
+            json.dumps(
+                dict(
+                    format=_FORMAT,
+                    key=key,
+                    digest=index.stem,
+                    lengths=lengths,
+                    clipped=clipped,
+                    broken=broken,
+                )
+            ),
+        )
     return index
 
 # %% ../nbs/01_audio_transforms.ipynb #3e7dd275
 def _find(kind, paths, key, folder, note, workers=None):
     "The store of these files, if there is a whole one"
-    if note.is_file() and (s := _opened(kind, paths, folder/Path(note.read_text(errors='replace')).name)): return s
-    if not any(folder.glob(f'{len(paths)}x{key}-*.json')): return None  # hashing reads every byte: only where it may help
+    if note.is_file() and (
+        s := _opened(kind, paths, folder / Path(note.read_text(errors='replace')).name)
+    ):
+        return s
+    if not any(folder.glob(f'{len(paths)}x{key}-*.json')):
+        return None  # hashing reads every byte: only where it may help
+
     def digest(p):
-        try: return _digest(_bytes(p))
-        except ItemError as e: return f'unreadable: {e}'
-    return _opened(kind, paths, folder/f'{_name(list(_in_order(digest, paths, workers)), key)}.json')
+        try:
+            return _digest(_bytes(p))
+        except ItemError as e:
+            return f'unreadable: {e}'
+
+    return _opened(
+        kind, paths, folder / f'{_name(list(_in_order(digest, paths, workers)), key)}.json'
+    )
 
 # %% ../nbs/01_audio_transforms.ipynb #36226ec6
 def open_store(
-    kind,   # a child of `Store`: its `load(path, key)` gives (array, digest, number clipped, reason or None)
+    kind,  # a child of `Store`: its `load(path, key)` gives (array, digest, number clipped, reason or None)
     paths,  # files, in the order of the items
-    key,    # what makes one store of the same files differ from another: a rate, a size
+    key,  # what makes one store of the same files differ from another: a rate, a size
     cache=None,  # folder for stores; None: $INSTRUMENTS_CACHE or the user's cache folder
-    skip_broken:bool=False,  # keep broken files as items of length 0 instead of an error
-    progress:bool=True,  # show a progress bar while decoding
-    workers:int=None,  # threads; None: one a core
+    skip_broken: bool = False,  # keep broken files as items of length 0 instead of an error
+    progress: bool = True,  # show a progress bar while decoding
+    workers: int = None,  # threads; None: one a core
 ) -> Store:
     "The store of these files, decoded in parallel if that was not done before. `ItemError` names all broken files"
-    paths, folder = [str(p) for p in paths], _folder(cache, f'{kind.what}s'); note = folder/f'{(listing := _listing(paths, key))}.txt'
-    with naming(folder), FileLock(folder/f'{listing}.lock'):
-        store = _find(kind, paths, key, folder, note, workers) or kind(paths, _build(kind, paths, key, folder, f'{listing}.tmp', progress, workers))
-        if not store.broken: _put(note, store.index.name)      # why a file is broken is asked again
+    paths, folder = [str(p) for p in paths], _folder(cache, f'{kind.what}s')
+    note = folder / f'{(listing := _listing(paths, key))}.txt'
+    with naming(folder), FileLock(folder / f'{listing}.lock'):
+        store = _find(kind, paths, key, folder, note, workers) or kind(
+            paths, _build(kind, paths, key, folder, f'{listing}.tmp', progress, workers)
+        )
+        if not store.broken:
+            _put(note, store.index.name)  # why a file is broken is asked again
     if store.broken and not skip_broken:
-        raise ItemError(f'{len(store.broken)} of {len(paths)} {kind.what} files cannot be used: ' + '; '.join(f'{p} {why}' for p, why in store.broken.items()))
+        raise ItemError(
+            f'{len(store.broken)} of {len(paths)} {kind.what} files cannot be used: '
+            + '; '.join(f'{p} {why}' for p, why in store.broken.items())
+        )
     return store
+
 
 def sound_store(
     paths,  # sound files, in the order of the items
-    sr:int,  # rate of the store in Hz
+    sr: int,  # rate of the store in Hz
     **kw,  # cache, skip_broken, progress, workers of `open_store`
 ) -> SoundStore:
     "The `SoundStore` of these files by `open_store`; `ItemError` names all broken files"
     lo, hi = _RATES
-    if not isinstance(sr, int) or not lo <= sr <= hi: raise SoundError(f'the rate of a store must be a whole number from {lo} to {hi} Hz, not {sr!r}')
+    if not isinstance(sr, int) or not lo <= sr <= hi:
+        raise SoundError(
+            f'the rate of a store must be a whole number from {lo} to {hi} Hz, not {sr!r}'
+        )
     return open_store(SoundStore, paths, sr, **kw)
 
 # %% ../nbs/01_audio_transforms.ipynb #bad3fbd1
 @patch
-def html(self:SoundStore,
+def html(
+    self: SoundStore,
     path,  # one of the store's files
 ):
     "An HTML audio player of a stored sound that holds its own data"
-    i = self.paths.index(str(path)); sf.write(b := io.BytesIO(), self[i], self.sr, format='MP3')
+    i = self.paths.index(str(path))
+    sf.write(b := io.BytesIO(), self[i], self.sr, format='MP3')
     return f'<audio controls preload="none" src="data:audio/mpeg;base64,{base64.b64encode(b.getvalue()).decode()}"></audio>'
 
 # %% ../nbs/01_audio_transforms.ipynb #088c2d63
 def to_float(
-    x:torch.Tensor,  # int16 samples, or floats
+    x: torch.Tensor,  # int16 samples, or floats
 ) -> torch.Tensor:
     "Samples as float32 in -1..1: int16 is divided by 32768, floats only change their type"
-    return x.float().mul_(1/32768) if x.dtype == torch.int16 else x.float()
+    return x.float().mul_(1 / 32768) if x.dtype == torch.int16 else x.float()
+
 
 _FRAMES = 900  # for each thread: what fits, windowed and with its transform, into 2 MB or so of cache, by measurement
 
+
 def _parts(f, x, frames):
     "`f` of a batch with `frames` frames a sound: on a CPU a few sounds at a time, elsewhere at once"
-    n = max(1, _FRAMES*torch.get_num_threads()//frames) if x.device.type == 'cpu' else len(x)
+    n = max(1, _FRAMES * torch.get_num_threads() // frames) if x.device.type == 'cpu' else len(x)
     return torch.cat([f(c) for c in x.split(n)]) if len(x) > n else f(x)
 
 # %% ../nbs/01_audio_transforms.ipynb #6b45f01d
 class Spectrogram(nn.Module):
     "Power spectrogram (B, n_fft//2+1, F) of sound (B, T), float or int16; frames are centred, F = 1 + T//hop_length"
-    def __init__(self,
-        n_fft:int=1024,  # samples in a frame, and in its transform
-        hop_length:int=320,  # samples from one frame to the next
-        win_length:int=None,  # length of the Hann window; None: n_fft
-        periodic:bool=True,  # periodic window (torch, librosa) or symmetric
-        preemphasis:float=0.,  # c in x[t] - c x[t-1], which lifts high frequencies; makes the sound one sample shorter
+
+    def __init__(
+        self,
+        n_fft: int = 1024,  # samples in a frame, and in its transform
+        hop_length: int = 320,  # samples from one frame to the next
+        win_length: int = None,  # length of the Hann window; None: n_fft
+        periodic: bool = True,  # periodic window (torch, librosa) or symmetric
+        preemphasis: float = 0.0,  # c in x[t] - c x[t-1], which lifts high frequencies; makes the sound one sample shorter
     ):
-        super().__init__(); self.n_fft, self.hop_length, self.preemphasis = n_fft, hop_length, preemphasis
-        w = torch.hann_window(win_length or n_fft, periodic=periodic); left = (n_fft-len(w))//2
-        self.register_buffer('window', F.pad(w, (left, n_fft-len(w)-left)), persistent=False)
+        super().__init__()
+        self.n_fft, self.hop_length, self.preemphasis = n_fft, hop_length, preemphasis
+        w = torch.hann_window(win_length or n_fft, periodic=periodic)
+        left = (n_fft - len(w)) // 2
+        self.register_buffer('window', F.pad(w, (left, n_fft - len(w) - left)), persistent=False)
+
     def forward(self, x):  # (B, T)
-        least = self.n_fft//2 + 1 + bool(self.preemphasis)  # the ends are mirrored: half a frame must be there
-        if x.ndim != 2 or x.shape[1] < least: raise ValueError(f'{type(self).__name__} takes sounds (B, T) of {least} samples or more, got {tuple(x.shape)}')
-        with torch.autocast(x.device.type, enabled=False): return _parts(self.spectrum, x, 1 + x.shape[1]//self.hop_length)  # bf16 would ruin the quiet bands
+        least = (
+            self.n_fft // 2 + 1 + bool(self.preemphasis)
+        )  # the ends are mirrored: half a frame must be there
+        if x.ndim != 2 or x.shape[1] < least:
+            raise ValueError(
+                f'{type(self).__name__} takes sounds (B, T) of {least} samples or more, got {tuple(x.shape)}'
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            return _parts(
+                self.spectrum, x, 1 + x.shape[1] // self.hop_length
+            )  # bf16 would ruin the quiet bands
+
     def spectrum(self, x):
-        x = to_float(x); x = x[:, 1:] - self.preemphasis*x[:, :-1] if self.preemphasis else x
-        n = self.n_fft//2; x = torch.cat([x[:, 1:n+1].flip(-1), x, x[:, -n-1:-1].flip(-1)], -1)  # F.pad's 'reflect' is several times slower
+        x = to_float(x)
+        x = x[:, 1:] - self.preemphasis * x[:, :-1] if self.preemphasis else x
+        n = self.n_fft // 2
+        x = torch.cat(
+            [x[:, 1 : n + 1].flip(-1), x, x[:, -n - 1 : -1].flip(-1)], -1
+        )  # F.pad's 'reflect' is several times slower
         frames = x.unfold(-1, self.n_fft, self.hop_length)
-        return torch.cat([self.rows(f).mT for f in frames.split(_FRAMES*torch.get_num_threads(), 1)], -1)
-    def squares(self, f): return torch.view_as_real(torch.fft.rfft(f*self.window)).flatten(-2).square_()  # re², im², re², ...
-    def rows(self, f): return self.squares(f).unflatten(-1, (-1, 2)).sum(-1)  # (B, F, n_fft//2+1)
+        return torch.cat(
+            [self.rows(f).mT for f in frames.split(_FRAMES * torch.get_num_threads(), 1)], -1
+        )
+
+    def squares(self, f):
+        return (
+            torch.view_as_real(torch.fft.rfft(f * self.window)).flatten(-2).square_()
+        )  # re², im², re², ...
+
+    def rows(self, f):
+        return self.squares(f).unflatten(-1, (-1, 2)).sum(-1)  # (B, F, n_fft//2+1)
 
 # %% ../nbs/01_audio_transforms.ipynb #ace82824
 def hz_to_mel(
     f,  # frequency in Hz, number or tensor
-    mel_scale:str='slaney',  # 'slaney', 'htk' or 'kaldi'
+    mel_scale: str = 'slaney',  # 'slaney', 'htk' or 'kaldi'
 ) -> torch.Tensor:
     "Mel (float64) of a frequency: Slaney's Auditory Toolbox (1998), or O'Shaughnessy's formula as in HTK and Kaldi"
     f = torch.as_tensor(f, dtype=torch.float64)
-    if mel_scale in ('htk', 'kaldi'): return 2595*torch.log10(1 + f/700)
-    if mel_scale != 'slaney': raise ValueError(f"mel_scale must be 'slaney', 'htk' or 'kaldi', not {mel_scale!r}")
-    return torch.where(f < 1000, f*3/200, 15 + 27*torch.log(f.clamp(min=1000)/1000)/math.log(6.4))
+    if mel_scale in ('htk', 'kaldi'):
+        return 2595 * torch.log10(1 + f / 700)
+    if mel_scale != 'slaney':
+        raise ValueError(f"mel_scale must be 'slaney', 'htk' or 'kaldi', not {mel_scale!r}")
+    return torch.where(
+        f < 1000, f * 3 / 200, 15 + 27 * torch.log(f.clamp(min=1000) / 1000) / math.log(6.4)
+    )
+
 
 def mel_to_hz(
     m,  # mel, number or tensor
-    mel_scale:str='slaney',  # 'slaney', 'htk' or 'kaldi'
+    mel_scale: str = 'slaney',  # 'slaney', 'htk' or 'kaldi'
 ) -> torch.Tensor:
     "Frequency in Hz (float64) of a mel value, the inverse of `hz_to_mel`"
     m = torch.as_tensor(m, dtype=torch.float64)
-    if mel_scale != 'slaney': return 700*(10**(m/2595) - 1)
-    return torch.where(m < 15, m*200/3, 1000*torch.exp((m-15)*math.log(6.4)/27))
+    if mel_scale != 'slaney':
+        return 700 * (10 ** (m / 2595) - 1)
+    return torch.where(m < 15, m * 200 / 3, 1000 * torch.exp((m - 15) * math.log(6.4) / 27))
 
 # %% ../nbs/01_audio_transforms.ipynb #e47d8bf7
 def mel_bank(
-    sr:int,  # rate in Hz
-    n_fft:int,  # length of the transform
-    n_mels:int=128,  # number of bands
-    f_min:float=0.,  # lower edge of the first band in Hz
-    f_max:float=None,  # upper edge of the last; None: sr/2
-    mel_scale:str='slaney',  # 'slaney', 'htk' or 'kaldi'
-    mel_norm:str=None,  # 'slaney': bands of equal area; None: of equal height
+    sr: int,  # rate in Hz
+    n_fft: int,  # length of the transform
+    n_mels: int = 128,  # number of bands
+    f_min: float = 0.0,  # lower edge of the first band in Hz
+    f_max: float = None,  # upper edge of the last; None: sr/2
+    mel_scale: str = 'slaney',  # 'slaney', 'htk' or 'kaldi'
+    mel_norm: str = None,  # 'slaney': bands of equal area; None: of equal height
 ) -> torch.Tensor:
     "Mel weights (n_mels, n_fft//2+1), float32"
-    if not 0 <= f_min < (f_max or sr/2) <= sr/2: raise ValueError(f'the mel bank needs 0 <= f_min < f_max <= sr/2 = {sr/2:g}, got {f_min} and {f_max}')
-    m = torch.linspace(*hz_to_mel([f_min, f_max or sr/2], mel_scale).tolist(), n_mels+2, dtype=torch.float64)
-    hz = mel_to_hz(m, mel_scale); f = torch.linspace(0, sr/2, n_fft//2+1, dtype=torch.float64)
-    if mel_scale == 'kaldi': f = hz_to_mel(f, mel_scale)
-    e = m if mel_scale == 'kaldi' else hz; lo, mid, hi = e[:-2, None], e[1:-1, None], e[2:, None]
-    bank = torch.minimum((f-lo)/(mid-lo), (hi-f)/(hi-mid)).clamp(min=0)
-    return (bank*2/(hz[2:]-hz[:-2])[:, None] if mel_norm == 'slaney' else bank).float()
+    if not 0 <= f_min < (f_max or sr / 2) <= sr / 2:
+        raise ValueError(
+            f'the mel bank needs 0 <= f_min < f_max <= sr/2 = {sr / 2:g}, got {f_min} and {f_max}'
+        )
+    m = torch.linspace(
+        *hz_to_mel([f_min, f_max or sr / 2], mel_scale).tolist(), n_mels + 2, dtype=torch.float64
+    )
+    hz = mel_to_hz(m, mel_scale)
+    f = torch.linspace(0, sr / 2, n_fft // 2 + 1, dtype=torch.float64)
+    if mel_scale == 'kaldi':
+        f = hz_to_mel(f, mel_scale)
+    e = m if mel_scale == 'kaldi' else hz
+    lo, mid, hi = e[:-2, None], e[1:-1, None], e[2:, None]
+    bank = torch.minimum((f - lo) / (mid - lo), (hi - f) / (hi - mid)).clamp(min=0)
+    return (bank * 2 / (hz[2:] - hz[:-2])[:, None] if mel_norm == 'slaney' else bank).float()
 
 # %% ../nbs/01_audio_transforms.ipynb #f19f8638
 def _bands(bank, size=16):
     "(first band, end, first column, end) of each `size` bands: only the columns they use"
     out = []
     for a in range(0, len(bank), size):
-        used = bank[a:a+size].any(0).nonzero().flatten().tolist() or [0, -1]; out.append((a, a+size, used[0], used[-1]+1))
+        used = bank[a : a + size].any(0).nonzero().flatten().tolist() or [0, -1]
+        out.append((a, a + size, used[0], used[-1] + 1))
     return out
+
 
 class MelSpectrogram(Spectrogram):
     "Mel power spectrogram (B, n_mels, F) of sound (B, T), float or int16"
-    def __init__(self,
-        sr:int,  # rate in Hz
-        n_fft:int=1024,  # samples in a frame
-        hop_length:int=320,  # samples from one frame to the next
-        n_mels:int=128,  # number of bands
-        f_min:float=0.,  # lower edge of the first band in Hz
-        f_max:float=None,  # upper edge of the last; None: sr/2
-        mel_scale:str='slaney',  # 'slaney', 'htk' or 'kaldi'
-        mel_norm:str=None,  # 'slaney': bands of equal area
+
+    def __init__(
+        self,
+        sr: int,  # rate in Hz
+        n_fft: int = 1024,  # samples in a frame
+        hop_length: int = 320,  # samples from one frame to the next
+        n_mels: int = 128,  # number of bands
+        f_min: float = 0.0,  # lower edge of the first band in Hz
+        f_max: float = None,  # upper edge of the last; None: sr/2
+        mel_scale: str = 'slaney',  # 'slaney', 'htk' or 'kaldi'
+        mel_norm: str = None,  # 'slaney': bands of equal area
         **kwargs,  # win_length, periodic, preemphasis of `Spectrogram`
     ):
-        super().__init__(n_fft, hop_length, **kwargs); self.sr = sr
-        bank = mel_bank(sr, n_fft, n_mels, f_min, f_max, mel_scale, mel_norm).repeat_interleave(2, 1)
-        self.register_buffer('bank', bank, persistent=False); self.bands = _bands(bank)
-    def rows(self, f): p = self.squares(f); return torch.cat([p[..., i:j] @ self.bank[a:b, i:j].T for a, b, i, j in self.bands], -1)
+        super().__init__(n_fft, hop_length, **kwargs)
+        self.sr = sr
+        bank = mel_bank(sr, n_fft, n_mels, f_min, f_max, mel_scale, mel_norm).repeat_interleave(
+            2, 1
+        )
+        self.register_buffer('bank', bank, persistent=False)
+        self.bands = _bands(bank)
+
+    def rows(self, f):
+        p = self.squares(f)
+        return torch.cat([p[..., i:j] @ self.bank[a:b, i:j].T for a, b, i, j in self.bands], -1)
 
 # %% ../nbs/01_audio_transforms.ipynb #3d14c06b
 class ToDB(nn.Module):
     "Power (B, M, F) in decibels, at least `top_db` below the clip's own maximum"
-    def __init__(self,
-        top_db:float=80.,  # range kept below each clip's maximum; None: all of it
-        amin:float=1e-10,  # smallest power, so that silence is -100 dB
-    ): super().__init__(); self.top_db, self.amin = top_db, amin
+
+    def __init__(
+        self,
+        top_db: float = 80.0,  # range kept below each clip's maximum; None: all of it
+        amin: float = 1e-10,  # smallest power, so that silence is -100 dB
+    ):
+        super().__init__()
+        self.top_db, self.amin = top_db, amin
+
     def forward(self, x):
-        x = x.clamp(min=self.amin).log10()*10
-        return x if self.top_db is None else torch.maximum(x, x.amax((-2, -1), keepdim=True) - self.top_db)
+        x = x.clamp(min=self.amin).log10() * 10
+        return (
+            x
+            if self.top_db is None
+            else torch.maximum(x, x.amax((-2, -1), keepdim=True) - self.top_db)
+        )
+
 
 class ToLog(nn.Module):
     "Natural logarithm of power plus `eps`"
-    def __init__(self, eps:float=1e-5): super().__init__(); self.eps = eps
-    def forward(self, x): return (x + self.eps).log()
+
+    def __init__(self, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x):
+        return (x + self.eps).log()
+
 
 class Normalise(nn.Module):
     "(x - mean)/std, with each clip's own mean and deviation or with fixed numbers"
-    def __init__(self,
-        mean:float=None,  # subtracted; None: each clip's own mean
-        std:float=None,  # divides; None: each clip's own deviation
-    ): super().__init__(); self.mean, self.std = mean, std
+
+    def __init__(
+        self,
+        mean: float = None,  # subtracted; None: each clip's own mean
+        std: float = None,  # divides; None: each clip's own deviation
+    ):
+        super().__init__()
+        self.mean, self.std = mean, std
+
     def forward(self, x):
-        if None not in (self.mean, self.std): return (x-self.mean)/self.std
+        if None not in (self.mean, self.std):
+            return (x - self.mean) / self.std
         s, m = torch.std_mean(x, (-2, -1), keepdim=True, correction=0)
-        return (x - (m if self.mean is None else self.mean))/(s + 1e-5 if self.std is None else self.std)
+        return (x - (m if self.mean is None else self.mean)) / (
+            s + 1e-5 if self.std is None else self.std
+        )
 
 # %% ../nbs/01_audio_transforms.ipynb #156a54cd
 class LogMel(MelSpectrogram):
     "Log-mel spectrogram (B, n_mels, F) of sound (B, T), float or int16"
-    def __init__(self,
-        sr:int,  # rate in Hz
-        n_fft:int=1024,  # samples in a frame
-        hop_length:int=320,  # samples from one frame to the next
-        n_mels:int=128,  # number of bands
-        f_min:float=0.,  # lower edge of the first band in Hz
-        f_max:float=None,  # upper edge of the last; None: sr/2
-        mel_scale:str='slaney',  # 'slaney', 'htk' or 'kaldi'
-        log:str='db',  # 'db': decibels; 'ln': natural logarithm
-        top_db:float=80.,  # range kept below each clip's maximum (with 'db'); None: all
-        eps:float=None,  # least power with 'db' (1e-10), added power with 'ln' (1e-5)
+
+    def __init__(
+        self,
+        sr: int,  # rate in Hz
+        n_fft: int = 1024,  # samples in a frame
+        hop_length: int = 320,  # samples from one frame to the next
+        n_mels: int = 128,  # number of bands
+        f_min: float = 0.0,  # lower edge of the first band in Hz
+        f_max: float = None,  # upper edge of the last; None: sr/2
+        mel_scale: str = 'slaney',  # 'slaney', 'htk' or 'kaldi'
+        log: str = 'db',  # 'db': decibels; 'ln': natural logarithm
+        top_db: float = 80.0,  # range kept below each clip's maximum (with 'db'); None: all
+        eps: float = None,  # least power with 'db' (1e-10), added power with 'ln' (1e-5)
         norm=None,  # None, 'clip' (each clip's own mean and deviation), or (mean, std)
         **kwargs,  # mel_norm, win_length, periodic, preemphasis
     ):
         super().__init__(sr, n_fft, hop_length, n_mels, f_min, f_max, mel_scale, **kwargs)
-        if log not in ('db', 'ln'): raise ValueError(f"log must be 'db' or 'ln', not {log!r}")
+        if log not in ('db', 'ln'):
+            raise ValueError(f"log must be 'db' or 'ln', not {log!r}")
         self.log = ToDB(top_db, eps or 1e-10) if log == 'db' else ToLog(eps or 1e-5)
         self.norm = Normalise(*(() if norm == 'clip' else norm)) if norm else nn.Identity()
-    def spectrum(self, x): return self.norm(self.log(super().spectrum(x)))
+
+    def spectrum(self, x):
+        return self.norm(self.log(super().spectrum(x)))
 
 # %% ../nbs/01_audio_transforms.ipynb #bec4f003
 def show_wave(
     x,  # samples (T,), float or int16
-    sr:int,  # rate in Hz
+    sr: int,  # rate in Hz
     ax=None,  # axes to draw on; None: new ones
-    title:str=None,  # title of the axes
+    title: str = None,  # title of the axes
     **kwargs,  # passed to `fill_between`
 ):
     "Draw a waveform over seconds; gives the axes"
-    x = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x); x = x/32768 if x.dtype == np.int16 else x; k = max(1, len(x)//1000); n = len(x)//k*k
-    if ax is None: ax = plt.subplots(figsize=(9, 1.8))[1]
-    cols = x[:n].reshape(-1, k) if k > 1 else np.c_[x, np.roll(x, 1)]  # a column reaches to its neighbour: no gaps
-    ax.fill_between(np.arange(len(cols))*k/sr, cols.min(1), cols.max(1), lw=.6, **{'color': '#2a6f97', **kwargs})
-    ax.set(xlim=(0, len(x)/sr), xlabel='seconds', title=title or ''); ax.axhline(0, c='#2a6f97', lw=.5)
+    x = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    x = x / 32768 if x.dtype == np.int16 else x
+    k = max(1, len(x) // 1000)
+    n = len(x) // k * k
+    if ax is None:
+        ax = plt.subplots(figsize=(9, 1.8))[1]
+    cols = (
+        x[:n].reshape(-1, k) if k > 1 else np.c_[x, np.roll(x, 1)]
+    )  # a column reaches to its neighbour: no gaps
+    ax.fill_between(
+        np.arange(len(cols)) * k / sr,
+        cols.min(1),
+        cols.max(1),
+        lw=0.6,
+        **{'color': '#2a6f97', **kwargs},
+    )
+    ax.set(xlim=(0, len(x) / sr), xlabel='seconds', title=title or '')
+    ax.axhline(0, c='#2a6f97', lw=0.5)
     return ax
 
 # %% ../nbs/01_audio_transforms.ipynb #59feaf17
 _TICKS = np.array([50, 100, 200, 500, 1000, 2000, 4000, 8000, 16000, 32000])
 
+
 def _mel_ticks(n, sr, f_min, f_max, mel_scale):
     "Rows and labels of round frequencies on a mel axis of `n` bands"
-    lo, hi = hz_to_mel([f_min, f_max or sr/2], mel_scale).tolist()
-    rows = (hz_to_mel(_TICKS, mel_scale).numpy()-lo)/(hi-lo)*(n+1) - .5; ok = (rows > 0) & (rows < n)
-    rows, hz = rows[ok], _TICKS[ok]; keep = np.r_[np.diff(rows) > n*.07, True]  # labels must not touch
-    return rows[keep], [f'{h//1000}k' if h >= 1000 else str(h) for h in hz[keep]]
+    lo, hi = hz_to_mel([f_min, f_max or sr / 2], mel_scale).tolist()
+    rows = (hz_to_mel(_TICKS, mel_scale).numpy() - lo) / (hi - lo) * (n + 1) - 0.5
+    ok = (rows > 0) & (rows < n)
+    rows, hz = rows[ok], _TICKS[ok]
+    keep = np.r_[np.diff(rows) > n * 0.07, True]  # labels must not touch
+    return rows[keep], [f'{h // 1000}k' if h >= 1000 else str(h) for h in hz[keep]]
+
 
 def show_spec(
     spec,  # spectrogram (M, F), best in decibels
-    sr:int,  # rate of the sound in Hz
-    hop_length:int,  # samples from one frame to the next
-    mel_scale:str=None,  # 'slaney', 'htk' or 'kaldi'; None: linear frequencies up to sr/2
-    f_min:float=0.,  # lower edge of a mel axis in Hz
-    f_max:float=None,  # upper edge of a mel axis; None: sr/2
+    sr: int,  # rate of the sound in Hz
+    hop_length: int,  # samples from one frame to the next
+    mel_scale: str = None,  # 'slaney', 'htk' or 'kaldi'; None: linear frequencies up to sr/2
+    f_min: float = 0.0,  # lower edge of a mel axis in Hz
+    f_max: float = None,  # upper edge of a mel axis; None: sr/2
     ax=None,  # axes to draw on; None: new ones
-    title:str=None,  # title of the axes
+    title: str = None,  # title of the axes
     **kwargs,  # passed to `imshow`: vmin, vmax, cmap ...
 ):
     "Draw a spectrogram over seconds and hertz; gives the axes"
-    s = torch.as_tensor(spec).detach().float().cpu().numpy(); n = len(s); end = s.shape[1]*hop_length/sr
-    if ax is None: ax = plt.subplots(figsize=(9, 2.6))[1]
-    ax.imshow(s, **{'origin': 'lower', 'aspect': 'auto', 'cmap': 'magma', 'interpolation': 'nearest', 'extent': (0, end, 0, n if mel_scale else sr/2), **kwargs})
-    if mel_scale: ax.set_yticks(*_mel_ticks(n, sr, f_min, f_max, mel_scale))
-    ax.set(xlabel='seconds', ylabel='Hz', title=title or ''); ax.spines[['top', 'right']].set_visible(True)
+    s = torch.as_tensor(spec).detach().float().cpu().numpy()
+    n = len(s)
+    end = s.shape[1] * hop_length / sr
+    if ax is None:
+        ax = plt.subplots(figsize=(9, 2.6))[1]
+    ax.imshow(
+        s,
+        **{
+            'origin': 'lower',
+            'aspect': 'auto',
+            'cmap': 'magma',
+            'interpolation': 'nearest',
+            'extent': (0, end, 0, n if mel_scale else sr / 2),
+            **kwargs,
+        },
+    )
+    if mel_scale:
+        ax.set_yticks(*_mel_ticks(n, sr, f_min, f_max, mel_scale))
+    ax.set(xlabel='seconds', ylabel='Hz', title=title or '')
+    ax.spines[['top', 'right']].set_visible(True)
     return ax
 
 # %% ../nbs/01_audio_transforms.ipynb #b42d5573
 class RandomTransform(nn.Module):
     "Base of random transforms: `draw` numbers for each clip on the CPU, then `transform` the batch; the identity in `.eval()`"
-    def __init__(self,
-        p:float=1.,  # chance that a clip is changed
+
+    def __init__(
+        self,
+        p: float = 1.0,  # chance that a clip is changed
     ):
-        super().__init__(); self.p, self.gen = p, torch.Generator()
-        self.seed(int(torch.randint(2**62, (1,))))  # so that torch.manual_seed rules the first seed, too
-    def seed(self, n): self.gen.manual_seed(n); return self
+        super().__init__()
+        self.p, self.gen = p, torch.Generator()
+        self.seed(
+            int(torch.randint(2**62, (1,)))
+        )  # so that torch.manual_seed rules the first seed, too
+
+    def seed(self, n):
+        self.gen.manual_seed(n)
+        return self
+
     def uniform(self, n, lo, hi, neutral=None):
         "`n` uniform draws; `neutral`, which changes nothing, with chance 1-p"
         v = torch.empty(n).uniform_(lo, hi, generator=self.gen)
-        return v if neutral is None or self.p >= 1 else torch.where(torch.rand(n, generator=self.gen) < self.p, v, neutral)
-    def forward(self, x): return self.transform(x, *self.draw(x)) if self.training and len(x) else x
-    def draw(self, x): raise NotImplementedError
-    def transform(self, x, *draws): raise NotImplementedError
+        return (
+            v
+            if neutral is None or self.p >= 1
+            else torch.where(torch.rand(n, generator=self.gen) < self.p, v, neutral)
+        )
+
+    def forward(self, x):
+        return self.transform(x, *self.draw(x)) if self.training and len(x) else x
+
+    def draw(self, x):
+        raise NotImplementedError
+
+    def transform(self, x, *draws):
+        raise NotImplementedError
+
 
 def seed_transforms(
-    module:nn.Module,  # anything that may hold random transforms
-    seed:int,  # the run's seed, or that of an epoch
+    module: nn.Module,  # anything that may hold random transforms
+    seed: int,  # the run's seed, or that of an epoch
 ):
     "Seed each `RandomTransform` in `module` with a number of its own; gives `module`"
-    for i, m in enumerate(m for m in module.modules() if isinstance(m, RandomTransform)): m.seed(seed*1_000_003 + i)
+    for i, m in enumerate(m for m in module.modules() if isinstance(m, RandomTransform)):
+        m.seed(seed * 1_000_003 + i)
     return module
 
-def _col(v, x): return v.to(x.device, x.dtype).reshape(-1, *[1]*(x.ndim-1))  # (B,) beside (B, ...)
+
+def _col(v, x):
+    return v.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))  # (B,) beside (B, ...)
 
 # %% ../nbs/01_audio_transforms.ipynb #93ddefb5
 class Gain(RandomTransform):
     "Sound (B, T) made louder or softer by `lo` to `hi` decibels"
-    def __init__(self,
-        lo:float=-6.,  # least gain in dB
-        hi:float=6.,  # largest gain in dB
-        p:float=1.,  # chance that a clip is changed
-    ): super().__init__(p); self.lo, self.hi = lo, hi
-    def draw(self, x): return self.uniform(len(x), self.lo, self.hi, neutral=0.),
+
+    def __init__(
+        self,
+        lo: float = -6.0,  # least gain in dB
+        hi: float = 6.0,  # largest gain in dB
+        p: float = 1.0,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.lo, self.hi = lo, hi
+
+    def draw(self, x):
+        return (self.uniform(len(x), self.lo, self.hi, neutral=0.0),)
+
     def transform(self, x, db):
-        y, k = x.float(), 10**(db/20)/(32768 if x.dtype == torch.int16 else 1); k = _col(k, y)
-        return y*k if y is x else y.mul_(k)
+        y, k = x.float(), 10 ** (db / 20) / (32768 if x.dtype == torch.int16 else 1)
+        k = _col(k, y)
+        return y * k if y is x else y.mul_(k)
 
 # %% ../nbs/01_audio_transforms.ipynb #20cbb65b
 class CircularShift(RandomTransform):
     "Sound (B, T) turned to the right, like a ring, by up to `max_share` of its length"
-    def __init__(self,
-        max_share:float=.4,  # largest shift as a share of T
-        p:float=1.,  # chance that a clip is changed
-    ): super().__init__(p); self.max_share = max_share
-    def draw(self, x): return (self.uniform(len(x), 0, self.max_share, neutral=0.)*x.shape[1]).long(),
+
+    def __init__(
+        self,
+        max_share: float = 0.4,  # largest shift as a share of T
+        p: float = 1.0,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.max_share = max_share
+
+    def draw(self, x):
+        return ((self.uniform(len(x), 0, self.max_share, neutral=0.0) * x.shape[1]).long(),)
+
     def transform(self, x, shift):
-        cuts = (x.shape[1]-shift).tolist()
+        cuts = (x.shape[1] - shift).tolist()
         return torch.cat([part for c, k in zip(x, cuts) for part in (c[k:], c[:k])]).view_as(x)
 
 # %% ../nbs/01_audio_transforms.ipynb #8c0719db
 class AddNoise(RandomTransform):
     "Sound (B, T) with white noise `lo` to `hi` dB below each clip's own level"
-    def __init__(self,
-        lo:float=10.,  # least signal-to-noise ratio in dB
-        hi:float=40.,  # largest
-        p:float=1.,  # chance that a clip is changed
-    ): super().__init__(p); self.lo, self.hi = lo, hi
+
+    def __init__(
+        self,
+        lo: float = 10.0,  # least signal-to-noise ratio in dB
+        hi: float = 40.0,  # largest
+        p: float = 1.0,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.lo, self.hi = lo, hi
+
     def draw(self, x):
-        places = torch.randint(x.shape[1]+1, (len(x),), generator=self.gen)
-        return self.uniform(len(x), self.lo, self.hi, neutral=math.inf), places, torch.randn(2*x.shape[1], generator=self.gen)
+        places = torch.randint(x.shape[1] + 1, (len(x),), generator=self.gen)
+        return (
+            self.uniform(len(x), self.lo, self.hi, neutral=math.inf),
+            places,
+            torch.randn(2 * x.shape[1], generator=self.gen),
+        )
+
     def transform(self, x, snr, places, noise):
-        x = to_float(x); noise = noise.to(x.device); n = x.shape[1]
-        level = torch.linalg.vector_norm(x, dim=1, keepdim=True)/math.sqrt(n)
-        return torch.addcmul(x, torch.stack([noise[k:k+n] for k in places.tolist()]), level*_col(10**(-snr/20), x))
+        x = to_float(x)
+        noise = noise.to(x.device)
+        n = x.shape[1]
+        level = torch.linalg.vector_norm(x, dim=1, keepdim=True) / math.sqrt(n)
+        return torch.addcmul(
+            x,
+            torch.stack([noise[k : k + n] for k in places.tolist()]),
+            level * _col(10 ** (-snr / 20), x),
+        )
 
 # %% ../nbs/01_audio_transforms.ipynb #ef45c9d6
 def _vocoder(x, rate, n, n_fft=1024):
     "Sound (T,) played `rate` times as fast at the same pitch, as (n,) samples: cut, or zeros after its end"
-    hop = n_fft//4; window = torch.hann_window(n_fft, device=x.device)
-    s = torch.stft(x, n_fft, hop, window=window, pad_mode='constant', return_complex=True).T  # (F, K)
-    t = torch.arange(1+n//hop, dtype=torch.float64)*rate; i = t.long().clamp(max=len(s)); part = (t-i).clamp(max=1).float().to(x.device)[:, None]
-    s = F.pad(s, (0, 0, 0, 2)); i = i.to(x.device); r, a = s.abs(), s.angle()
-    step = torch.cat([a[:1], (a[i+1]-a[i])[:-1]])           # what the phase does from frame to frame; silence has phase 0
-    y = torch.polar(torch.lerp(r[i], r[i+1], part), step.cumsum(0))
+    hop = n_fft // 4
+    window = torch.hann_window(n_fft, device=x.device)
+    s = torch.stft(
+        x, n_fft, hop, window=window, pad_mode='constant', return_complex=True
+    ).T  # (F, K)
+    t = torch.arange(1 + n // hop, dtype=torch.float64) * rate
+    i = t.long().clamp(max=len(s))
+    part = (t - i).clamp(max=1).float().to(x.device)[:, None]
+    s = F.pad(s, (0, 0, 0, 2))
+    i = i.to(x.device)
+    r, a = s.abs(), s.angle()
+    step = torch.cat(
+        [a[:1], (a[i + 1] - a[i])[:-1]]
+    )  # what the phase does from frame to frame; silence has phase 0
+    y = torch.polar(torch.lerp(r[i], r[i + 1], part), step.cumsum(0))
     return torch.istft(y.T, n_fft, hop, window=window, length=n)
+
 
 class TimeStretch(RandomTransform):
     "Sound (B, T) played `lo` to `hi` times as fast at the same pitch, cut or with zeros at the end"
-    def __init__(self,
-        lo:float=.8,  # slowest
-        hi:float=1.25,  # fastest
-        p:float=1.,  # chance that a clip is changed
-    ): super().__init__(p); self.lo, self.hi = lo, hi
-    def draw(self, x): return self.uniform(len(x), self.lo, self.hi, neutral=1.),
+
+    def __init__(
+        self,
+        lo: float = 0.8,  # slowest
+        hi: float = 1.25,  # fastest
+        p: float = 1.0,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.lo, self.hi = lo, hi
+
+    def draw(self, x):
+        return (self.uniform(len(x), self.lo, self.hi, neutral=1.0),)
+
     def transform(self, x, rate):
         x = to_float(x)
-        return torch.stack([c if r == 1 else _vocoder(c, r, len(c)) for c, r in zip(x, rate.tolist())])
+        return torch.stack(
+            [c if r == 1 else _vocoder(c, r, len(c)) for c, r in zip(x, rate.tolist())]
+        )
 
 # %% ../nbs/01_audio_transforms.ipynb #d58d1c78
-def _fit(x, n): return torch.fft.irfft(torch.fft.rfft(x)[:n//2+1], n)*(n/len(x))  # resample (L,) to (n,); irfft fills with zeros
+def _fit(x, n):
+    return torch.fft.irfft(torch.fft.rfft(x)[: n // 2 + 1], n) * (
+        n / len(x)
+    )  # resample (L,) to (n,); irfft fills with zeros
+
 
 class PitchShift(RandomTransform):
     "Sound (B, T) made higher by `lo` to `hi` semitones at the same speed"
-    def __init__(self,
-        lo:float=-2.,  # lowest shift in semitones
-        hi:float=2.,  # highest
-        p:float=1.,  # chance that a clip is changed
-    ): super().__init__(p); self.lo, self.hi = lo, hi
-    def draw(self, x): return self.uniform(len(x), self.lo, self.hi, neutral=0.),
-    def transform(self, x, semitones): x = to_float(x); return torch.stack([c if s == 0 else self.shift(c, s) for c, s in zip(x, semitones.tolist())])
-    def shift(self, c, s): n = len(c); longer = next_fast_len(round(n*2**(s/12))); return _fit(_vocoder(c, n/longer, longer), n)
+
+    def __init__(
+        self,
+        lo: float = -2.0,  # lowest shift in semitones
+        hi: float = 2.0,  # highest
+        p: float = 1.0,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.lo, self.hi = lo, hi
+
+    def draw(self, x):
+        return (self.uniform(len(x), self.lo, self.hi, neutral=0.0),)
+
+    def transform(self, x, semitones):
+        x = to_float(x)
+        return torch.stack(
+            [c if s == 0 else self.shift(c, s) for c, s in zip(x, semitones.tolist())]
+        )
+
+    def shift(self, c, s):
+        n = len(c)
+        longer = next_fast_len(round(n * 2 ** (s / 12)))
+        return _fit(_vocoder(c, n / longer, longer), n)
 
 # %% ../nbs/01_audio_transforms.ipynb #4d30c5c5
-def _rms(x): return torch.linalg.vector_norm(x, dim=1, keepdim=True)/math.sqrt(x.shape[1])  # (B, 1)
+def _rms(x):
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True) / math.sqrt(x.shape[1])  # (B, 1)
+
 
 class WaveMixup(RandomTransform):
     "(x, y) of sounds (B, T) and soft labels (B, C), each mixed with the one before it by a Beta(alpha, alpha) share; the batch is taken to be shuffled"
-    def __init__(self,
-        alpha:float=.3,  # small: mostly one of the two; 1: any share; large: halves
-        level_aware:bool=False,  # make up for different levels, and keep the power
-        p:float=1.,  # chance that a clip is mixed
-    ): super().__init__(p); self.alpha, self.level_aware = alpha, level_aware
-    def seed(self, n): self.rng = np.random.default_rng(n); return super().seed(n)  # torch's Beta takes no generator
+
+    def __init__(
+        self,
+        alpha: float = 0.3,  # small: mostly one of the two; 1: any share; large: halves
+        level_aware: bool = False,  # make up for different levels, and keep the power
+        p: float = 1.0,  # chance that a clip is mixed
+    ):
+        super().__init__(p)
+        self.alpha, self.level_aware = alpha, level_aware
+
+    def seed(self, n):
+        self.rng = np.random.default_rng(n)
+        return super().seed(n)  # torch's Beta takes no generator
+
     def draw(self, x):
         lam = torch.from_numpy(self.rng.beta(self.alpha, self.alpha, len(x))).float()
-        return torch.where(self.uniform(len(x), 0, 1) < self.p, lam, 1.),
+        return (torch.where(self.uniform(len(x), 0, 1) < self.p, lam, 1.0),)
+
     def forward(self, x, y):
-        if y.ndim != 2: raise ValueError(f'WaveMixup takes soft labels (B, C), got {tuple(y.shape)}')
+        if y.ndim != 2:
+            raise ValueError(f'WaveMixup takes soft labels (B, C), got {tuple(y.shape)}')
         return self.transform(x, y, *self.draw(x)) if self.training and len(x) else (x, y)
+
     def transform(self, x, y, lam):
-        x, y, r = to_float(x), y.to(x.device, torch.float32), lam.to(x.device); out = torch.empty_like(x)
-        for i, (a, b) in enumerate(zip(*[w.tolist() for w in self.weights(x, r)])): torch.mul(x[i], a, out=out[i]).add_(x[i-1], alpha=b)  # row by row, which stays in cache
+        x, y, r = to_float(x), y.to(x.device, torch.float32), lam.to(x.device)
+        out = torch.empty_like(x)
+        for i, (a, b) in enumerate(zip(*[w.tolist() for w in self.weights(x, r)])):
+            torch.mul(x[i], a, out=out[i]).add_(
+                x[i - 1], alpha=b
+            )  # row by row, which stays in cache
         return out, torch.lerp(y.roll(1, 0), y, r[:, None])
+
     def weights(self, x, r):
-        if not self.level_aware: return r, 1-r
-        level = _rms(x).squeeze(1).clamp(min=1e-5); a, b = r*level.roll(1), (1-r)*level  # p = a/(a+b) is their formula (2), in amplitudes
-        return a/(a*a+b*b).sqrt(), b/(a*a+b*b).sqrt()
+        if not self.level_aware:
+            return r, 1 - r
+        level = _rms(x).squeeze(1).clamp(min=1e-5)
+        a, b = r * level.roll(1), (1 - r) * level  # p = a/(a+b) is their formula (2), in amplitudes
+        return a / (a * a + b * b).sqrt(), b / (a * a + b * b).sqrt()
 
 # %% ../nbs/01_audio_transforms.ipynb #fb4affdf
 class Resample(nn.Module):
     "Sound (B, T) at another rate: (B, ceil(T sr_out/sr_in)), float32; windowed sinc"
-    def __init__(self,
-        sr_in:int,  # rate of the input in Hz
-        sr_out:int,  # rate of the output in Hz
-    ): super().__init__(); self.kernel = torchaudio.transforms.Resample(sr_in, sr_out, lowpass_filter_width=16)
-    def forward(self, x): return self.kernel(to_float(x))
+
+    def __init__(
+        self,
+        sr_in: int,  # rate of the input in Hz
+        sr_out: int,  # rate of the output in Hz
+    ):
+        super().__init__()
+        self.kernel = torchaudio.transforms.Resample(sr_in, sr_out, lowpass_filter_width=16)
+
+    def forward(self, x):
+        return self.kernel(to_float(x))
 
 # %% ../nbs/01_audio_transforms.ipynb #15414899
 class ResampledLogMel(LogMel):
     "`LogMel` of sound (B, T) that comes at another rate"
-    def __init__(self,
-        sr_in:int,  # rate of the input in Hz
-        sr:int,  # rate at which the spectrogram is computed
+
+    def __init__(
+        self,
+        sr_in: int,  # rate of the input in Hz
+        sr: int,  # rate at which the spectrogram is computed
         **kwargs,  # of `LogMel`
-    ): super().__init__(sr, **kwargs); self.resample = Resample(sr_in, sr)
-    def forward(self, x): return super().forward(self.resample(x))
+    ):
+        super().__init__(sr, **kwargs)
+        self.resample = Resample(sr_in, sr)
+
+    def forward(self, x):
+        return super().forward(self.resample(x))
 
 # %% ../nbs/01_audio_transforms.ipynb #20c16adc
 class PadCut(RandomTransform):
     "Sound (B, T) as (B, n): cut, or with zeros around it; from the start, or `random` in training"
-    def __init__(self,
-        n:int,  # samples to give
-        random:bool=False,  # a place of its own for each clip, in training only
-    ): super().__init__(); self.n, self.random = n, random
-    def draw(self, x): return (self.uniform(len(x), 0, 1)*(abs(x.shape[1]-self.n)+1)).long(),
+
+    def __init__(
+        self,
+        n: int,  # samples to give
+        random: bool = False,  # a place of its own for each clip, in training only
+    ):
+        super().__init__()
+        self.n, self.random = n, random
+
+    def draw(self, x):
+        return ((self.uniform(len(x), 0, 1) * (abs(x.shape[1] - self.n) + 1)).long(),)
+
     def forward(self, x):
-        extra = self.n-x.shape[1]
-        if extra == 0 or not (self.random and self.training and len(x)): return F.pad(x, (0, extra)) if extra else x
+        extra = self.n - x.shape[1]
+        if extra == 0 or not (self.random and self.training and len(x)):
+            return F.pad(x, (0, extra)) if extra else x
         return self.transform(x, *self.draw(x))
+
     def transform(self, x, place):
-        x = F.pad(x, (d := max(0, self.n-x.shape[1]), d)); place = d-place if d else place
-        return torch.stack([c[k:k+self.n] for c, k in zip(x, place.tolist())])
+        x = F.pad(x, (d := max(0, self.n - x.shape[1]), d))
+        place = d - place if d else place
+        return torch.stack([c[k : k + self.n] for c, k in zip(x, place.tolist())])
 
 # %% ../nbs/01_audio_transforms.ipynb #94095001
 class ClipNorm(nn.Module):
     "Sound (B, T) scaled so that each clip's RMS or peak is at `level` dB below full scale; silence is left alone"
-    def __init__(self,
-        mode:str='rms',  # 'rms' or 'peak'
-        level:float=-20.,  # in dB, 0 is full scale
+
+    def __init__(
+        self,
+        mode: str = 'rms',  # 'rms' or 'peak'
+        level: float = -20.0,  # in dB, 0 is full scale
     ):
-        super().__init__(); self.mode, self.level = mode, level
-        if mode not in ('rms', 'peak'): raise ValueError(f"ClipNorm's mode must be 'rms' or 'peak', not {mode!r}")
+        super().__init__()
+        self.mode, self.level = mode, level
+        if mode not in ('rms', 'peak'):
+            raise ValueError(f"ClipNorm's mode must be 'rms' or 'peak', not {mode!r}")
+
     def forward(self, x):
-        x = to_float(x); now = _rms(x) if self.mode == 'rms' else x.abs().amax(1, keepdim=True)
-        return x*(10**(self.level/20)/now.clamp(min=1e-5))
+        x = to_float(x)
+        now = _rms(x) if self.mode == 'rms' else x.abs().amax(1, keepdim=True)
+        return x * (10 ** (self.level / 20) / now.clamp(min=1e-5))
 
 # %% ../nbs/01_audio_transforms.ipynb #8b10466e
 class FreqMask(RandomTransform):
     "Spectrograms (B, M, F) with `n` stripes of up to `share` of the frequencies set to each clip's mean"
+
     dim = 1
-    def __init__(self,
-        share:float=.1,  # largest width of a stripe as a share of the axis
-        n:int=2,  # number of stripes
-        p:float=1.,  # chance that a stripe is drawn
-    ): super().__init__(p); self.share, self.n = share, n
+
+    def __init__(
+        self,
+        share: float = 0.1,  # largest width of a stripe as a share of the axis
+        n: int = 2,  # number of stripes
+        p: float = 1.0,  # chance that a stripe is drawn
+    ):
+        super().__init__(p)
+        self.share, self.n = share, n
+
     def draw(self, x):
-        size, k = x.shape[self.dim], len(x)*self.n; width = (self.uniform(k, 0, 1, neutral=0.)*(int(self.share*size)+1)).floor()
-        first = (self.uniform(k, 0, 1)*(size-width+1)).floor()
-        return first.view(-1, self.n, 1), (first+width).view(-1, self.n, 1)
+        size, k = x.shape[self.dim], len(x) * self.n
+        width = (self.uniform(k, 0, 1, neutral=0.0) * (int(self.share * size) + 1)).floor()
+        first = (self.uniform(k, 0, 1) * (size - width + 1)).floor()
+        return first.view(-1, self.n, 1), (first + width).view(-1, self.n, 1)
+
     def transform(self, x, first, end):
-        i = torch.arange(x.shape[self.dim]); hide = ((i >= first) & (i < end)).any(1).to(x.device)  # (B, size)
-        return torch.where(hide.unsqueeze(3-self.dim), x.mean((1, 2), keepdim=True), x)
+        i = torch.arange(x.shape[self.dim])
+        hide = ((i >= first) & (i < end)).any(1).to(x.device)  # (B, size)
+        return torch.where(hide.unsqueeze(3 - self.dim), x.mean((1, 2), keepdim=True), x)
+
 
 class TimeMask(FreqMask):
     "Spectrograms (B, M, F) with `n` stripes of up to `share` of the frames set to each clip's mean"
+
     dim = 2
 
 # %% ../nbs/01_audio_transforms.ipynb #c30ecff8
 class FreqShift(RandomTransform):
     "Spectrograms (B, M, F) moved by up to `bands` bands up or down; the outermost band is repeated"
-    def __init__(self,
-        bands:int=3,  # farthest move in bands
-        p:float=1.,  # chance that a clip is changed
-    ): super().__init__(p); self.bands = bands
-    def draw(self, x): return self.uniform(len(x), -self.bands-.5, self.bands+.5, neutral=0.).round().clamp(-self.bands, self.bands).long(),
+
+    def __init__(
+        self,
+        bands: int = 3,  # farthest move in bands
+        p: float = 1.0,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.bands = bands
+
+    def draw(self, x):
+        return (
+            self.uniform(len(x), -self.bands - 0.5, self.bands + 0.5, neutral=0.0)
+            .round()
+            .clamp(-self.bands, self.bands)
+            .long(),
+        )
+
     def transform(self, x, by):
-        i = (torch.arange(x.shape[1]) - by[:, None]).clamp(0, x.shape[1]-1).to(x.device)  # (B, M)
+        i = (torch.arange(x.shape[1]) - by[:, None]).clamp(0, x.shape[1] - 1).to(x.device)  # (B, M)
         return x.gather(1, i[..., None].expand(x.shape))
+
 
 class BandGain(RandomTransform):
     "Log spectrograms (B, M, F) with a random smooth curve over the bands added"
-    def __init__(self,
-        sd:float=1.,  # deviation of the curve's points, in the spectrogram's own unit
-        points:int=5,  # how many points the curve runs through
-        p:float=1.,  # chance that a clip is changed
-    ): super().__init__(p); self.sd, self.points = sd, points
+
+    def __init__(
+        self,
+        sd: float = 1.0,  # deviation of the curve's points, in the spectrogram's own unit
+        points: int = 5,  # how many points the curve runs through
+        p: float = 1.0,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.sd, self.points = sd, points
+
     def draw(self, x):
-        v = torch.randn(len(x), 1, self.points, generator=self.gen)*self.sd
-        return v*(self.uniform(len(x), 0, 1) < self.p)[:, None, None],
-    def transform(self, x, v): return x + F.interpolate(v.to(x.device, x.dtype), x.shape[1], mode='linear', align_corners=True).mT
+        v = torch.randn(len(x), 1, self.points, generator=self.gen) * self.sd
+        return (v * (self.uniform(len(x), 0, 1) < self.p)[:, None, None],)
+
+    def transform(self, x, v):
+        return (
+            x
+            + F.interpolate(
+                v.to(x.device, x.dtype), x.shape[1], mode='linear', align_corners=True
+            ).mT
+        )

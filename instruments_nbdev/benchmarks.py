@@ -33,181 +33,335 @@ from fastcore.basics import store_attr
 from fastcore.script import call_parse
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from . import gtzan_mlp_cnn, irmas_multistft, transfer  # with `custom_cnn` they fill RECIPES
-from .audio_transforms import CircularShift, FreqMask, LogMel, TimeMask, decode, sound_store
+from instruments_nbdev import (
+    gtzan_mlp_cnn,
+    irmas_multistft,
+    transfer,
+)  # with `custom_cnn` they fill RECIPES
+from instruments_nbdev.audio_transforms import (
+    CircularShift,
+    FreqMask,
+    LogMel,
+    TimeMask,
+    decode,
+    sound_store,
+)
 from .custom_cnn import PublishedSoundCNN
 from .evaluation import one_hot
 from .irmas_multistft import BANDS
 from .data import DATASETS, DataError, esc50, replacing, split_items
 from .experiments import _records, _row
-from .training import RECIPES, SCHEDULES, Classifier, ItemLoader, Recipe, build, fit, make_learner, predict_store, probe
+from instruments_nbdev.training import (
+    RECIPES,
+    SCHEDULES,
+    Classifier,
+    ItemLoader,
+    Recipe,
+    build,
+    fit,
+    make_learner,
+    predict_store,
+    probe,
+)
 from .training import recipe_from, save_model, set_speed, _blank, _step_seconds
 
 # %% ../nbs/07_benchmarks.ipynb #1283ff5f
 def take_turns(
-    ways:dict,      # name -> function without arguments
-    rounds:int=5,   # rounds in which every way is called once
-    warm:int=1,     # calls of each way before that, which do not count
-) -> dict:          # name -> seconds, one number a round
+    ways: dict,  # name -> function without arguments
+    rounds: int = 5,  # rounds in which every way is called once
+    warm: int = 1,  # calls of each way before that, which do not count
+) -> dict:  # name -> seconds, one number a round
     "Seconds of every call of several ways to do something, which take turns"
-    def seconds(f): t = time.perf_counter(); f(); return time.perf_counter()-t
+
+    def seconds(f):
+        t = time.perf_counter()
+        f()
+        return time.perf_counter() - t
+
     for f in ways.values():
-        for _ in range(warm): f()
+        for _ in range(warm):
+            f()
     took = [{name: seconds(f) for name, f in ways.items()} for _ in range(rounds)]
     return {name: [r[name] for r in took] for name in ways}
 
-def timing(seconds:list) -> dict:
+
+def timing(seconds: list) -> dict:
     "Median, least and number of some timings, in seconds"
     return dict(median=round(median(seconds), 6), least=round(min(seconds), 6), n=len(seconds))
 
-def times_faster(took:dict, fast:str, slow:str) -> float:
+
+def times_faster(took: dict, fast: str, slow: str) -> float:
     "How many times faster `fast` is than `slow`: the median over rounds of the ratio within a round"
-    return round(median(s/f for f, s in zip(took[fast], took[slow])), 3)
+    return round(median(s / f for f, s in zip(took[fast], took[slow])), 3)
 
 # %% ../nbs/07_benchmarks.ipynb #0cb900af
 @contextmanager
-def torch_threads(n:int):
+def torch_threads(n: int):
     "`torch` with `n` threads inside a `with`"
-    before = torch.get_num_threads(); torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 _LIBRARIES = 'torch torchaudio librosa soundfile soxr numpy fastai instruments_nbdev'.split()
 
+
 def machine() -> dict:
     "Processor, cores, accelerator, system, load, threads of torch and versions of libraries: what the figures depend on"
-    info = Path('/proc/cpuinfo'); cpu = re.search(r'model name\s*:\s*(.+)', info.read_text()) if info.is_file() else None
-    return dict(processor=cpu[1] if cpu else platform.machine(), cores=os.cpu_count(), system=platform.system(),
-                accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-                load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None, threads=torch.get_num_threads(),
-                versions=dict(python=platform.python_version(), **{n: version(n) for n in _LIBRARIES}))
+    info = Path('/proc/cpuinfo')
+    cpu = re.search(r'model name\s*:\s*(.+)', info.read_text()) if info.is_file() else None
+    return dict(
+        processor=cpu[1] if cpu else platform.machine(),
+        cores=os.cpu_count(),
+        system=platform.system(),
+        accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None,
+        threads=torch.get_num_threads(),
+        versions=dict(python=platform.python_version(), **{n: version(n) for n in _LIBRARIES}),
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #71f42b51
 def read_benchmarks(
-    path:str,   # a file that `run_benchmarks` has written
-) -> dict:      # name of a measurement -> its data, with `made`: the machine
+    path: str,  # a file that `run_benchmarks` has written
+) -> dict:  # name of a measurement -> its data, with `made`: the machine
     "The record of the benchmarks; `DataError` where there is none"
-    try: return json.loads(Path(path).read_text())
-    except FileNotFoundError: raise DataError(f'{path}: no such record; python -m instruments_nbdev.benchmarks makes one') from None
-    except ValueError: raise DataError(f'{path} is not a record of benchmarks') from None
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise DataError(
+            f'{path}: no such record; python -m instruments_nbdev.benchmarks makes one'
+        ) from None
+    except ValueError:
+        raise DataError(f'{path} is not a record of benchmarks') from None
 
 # %% ../nbs/07_benchmarks.ipynb #9f08c983
-FRONT = dict(sr=44100, n_fft=1024, hop_length=512, n_mels=64, mel_scale='htk')  # the front end of source S3, for all comparisons
-_FRONT32 = dict(sr=32000, n_fft=1024, hop_length=320, n_mels=128)               # and a finer one, as pretrained networks use it
+FRONT = dict(
+    sr=44100, n_fft=1024, hop_length=512, n_mels=64, mel_scale='htk'
+)  # the front end of source S3, for all comparisons
+_FRONT32 = dict(
+    sr=32000, n_fft=1024, hop_length=320, n_mels=128
+)  # and a finer one, as pretrained networks use it
+
 
 @torch.inference_mode()
 def fft_race(
-    front:dict=FRONT,   # arguments of `LogMel`
-    seconds:float=5.,   # length of a clip
-    clips:int=32,       # clips in the batch
-    threads:int=1,      # threads of torch, for both
-    rounds:int=25,
-) -> dict:              # timings of a batch, and `ratio`: log-mel over bare transform
+    front: dict = FRONT,  # arguments of `LogMel`
+    seconds: float = 5.0,  # length of a clip
+    clips: int = 32,  # clips in the batch
+    threads: int = 1,  # threads of torch, for both
+    rounds: int = 25,
+) -> dict:  # timings of a batch, and `ratio`: log-mel over bare transform
     "Log-mel of a batch against the bare FFT of its frames"
-    n, x = front['n_fft'], torch.randn(clips, int(seconds*front['sr']), generator=torch.Generator().manual_seed(0))*.1
-    frames, logmel = F.pad(x, (n//2, n//2), mode='reflect').unfold(-1, n, front['hop_length']).contiguous(), LogMel(**front)
-    with torch_threads(threads): took = take_turns(dict(bare=lambda: torch.fft.rfft(frames), logmel=lambda: logmel(x)), rounds, 2)
-    return dict(front=front, clips=clips, seconds=seconds, threads=threads, ratio=times_faster(took, 'bare', 'logmel')) | {k: timing(v) for k, v in took.items()}
+    n, x = (
+        front['n_fft'],
+        torch.randn(clips, int(seconds * front['sr']), generator=torch.Generator().manual_seed(0))
+        * 0.1,
+    )
+    frames, logmel = (
+        F.pad(x, (n // 2, n // 2), mode='reflect').unfold(-1, n, front['hop_length']).contiguous(),
+        LogMel(**front),
+    )
+    with torch_threads(threads):
+        took = take_turns(
+            dict(bare=lambda: torch.fft.rfft(frames), logmel=lambda: logmel(x)), rounds, 2
+        )
+    return dict(
+        front=front,
+        clips=clips,
+        seconds=seconds,
+        threads=threads,
+        ratio=times_faster(took, 'bare', 'logmel'),
+    ) | {k: timing(v) for k, v in took.items()}
 
 # %% ../nbs/07_benchmarks.ipynb #fe9a5fca
-def _whole(y, n): return np.pad(y[:n], (0, max(0, n-len(y))))
+def _whole(y, n):
+    return np.pad(y[:n], (0, max(0, n - len(y))))
+
 
 def _stripe(s, axis, share, rng):
     "One random stripe of `s` along `axis` set to the mean, in place"
-    width = int(rng.random()*share*s.shape[axis]); a = rng.integers(0, s.shape[axis]-width+1)
-    s[(slice(None),)*axis + (slice(a, a+width),)] = s.mean()
+    width = int(rng.random() * share * s.shape[axis])
+    a = rng.integers(0, s.shape[axis] - width + 1)
+    s[(slice(None),) * axis + (slice(a, a + width),)] = s.mean()
+
 
 def librosa_clip(
-    path,          # a sound file
-    front:dict,    # arguments of `LogMel`
-    n:int,         # samples of a clip
-    rng=None,      # draws shift and masks; None: no augmentation
-) -> np.ndarray:   # decibels (n_mels, F)
+    path,  # a sound file
+    front: dict,  # arguments of `LogMel`
+    n: int,  # samples of a clip
+    rng=None,  # draws shift and masks; None: no augmentation
+) -> np.ndarray:  # decibels (n_mels, F)
     "The log-mel spectrogram of a file, by librosa"
     y = _whole(librosa.load(path, sr=front['sr'])[0], n)
-    if rng: y = np.roll(y, int(rng.random()*.4*n))
-    s = librosa.feature.melspectrogram(y=y, htk=True, norm=None, **{k: v for k, v in front.items() if k != 'mel_scale'})
+    if rng:
+        y = np.roll(y, int(rng.random() * 0.4 * n))
+    s = librosa.feature.melspectrogram(
+        y=y, htk=True, norm=None, **{k: v for k, v in front.items() if k != 'mel_scale'}
+    )
     s = librosa.power_to_db(s, top_db=80)
-    for axis in (0, 1)*2*bool(rng): _stripe(s, axis, .1, rng)
+    for axis in (0, 1) * 2 * bool(rng):
+        _stripe(s, axis, 0.1, rng)
     return s
 
-def librosa_batches(paths, front:dict=FRONT, n:int=220500, bs:int=32, seed:int=0):
+
+def librosa_batches(paths, front: dict = FRONT, n: int = 220500, bs: int = 32, seed: int = 0):
     "Yields one epoch of augmented batches (bs, n_mels, F), from files, by librosa"
-    rng = np.random.default_rng(seed); order = rng.permutation(len(paths))
-    for i in range(0, len(paths)-bs+1, bs): yield torch.from_numpy(np.stack([librosa_clip(paths[j], front, n, rng) for j in order[i:i+bs]]))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(paths))
+    for i in range(0, len(paths) - bs + 1, bs):
+        yield torch.from_numpy(
+            np.stack([librosa_clip(paths[j], front, n, rng) for j in order[i : i + bs]])
+        )
 
 # %% ../nbs/07_benchmarks.ipynb #e0eef973
 class ClipByClip(torch.utils.data.Dataset):
     "Log-mel spectrograms (1, n_mels, F) in decibels and labels, a file at a time, by torchaudio; augmented if `train`"
-    def __init__(self, paths, labels=None, front:dict=FRONT, n:int=220500, train:bool=True):
-        store_attr('paths,n,train'); self.labels = [0]*len(paths) if labels is None else list(labels)
-        self.mel, T = torchaudio.transforms.MelSpectrogram(front['sr'], n_fft=front['n_fft'], hop_length=front['hop_length'], n_mels=front['n_mels']), torchaudio.transforms
-        self.db, frames = T.AmplitudeToDB(top_db=80), 1 + n//front['hop_length']
-        self.masks = [T.FrequencyMasking(.1*front['n_mels']), T.TimeMasking(.1*frames)]*2
-    def __len__(self): return len(self.paths)
+
+    def __init__(
+        self, paths, labels=None, front: dict = FRONT, n: int = 220500, train: bool = True
+    ):
+        store_attr('paths,n,train')
+        self.labels = [0] * len(paths) if labels is None else list(labels)
+        self.mel, T = (
+            torchaudio.transforms.MelSpectrogram(
+                front['sr'],
+                n_fft=front['n_fft'],
+                hop_length=front['hop_length'],
+                n_mels=front['n_mels'],
+            ),
+            torchaudio.transforms,
+        )
+        self.db, frames = T.AmplitudeToDB(top_db=80), 1 + n // front['hop_length']
+        self.masks = [T.FrequencyMasking(0.1 * front['n_mels']), T.TimeMasking(0.1 * frames)] * 2
+
+    def __len__(self):
+        return len(self.paths)
+
     def __getitem__(self, i):
-        y = torch.from_numpy(_whole(sf.read(self.paths[i], dtype='float32', always_2d=True)[0].mean(1), self.n))[None]
-        if self.train: y = y.roll(int(torch.rand(1)*.4*self.n), -1)
+        y = torch.from_numpy(
+            _whole(sf.read(self.paths[i], dtype='float32', always_2d=True)[0].mean(1), self.n)
+        )[None]
+        if self.train:
+            y = y.roll(int(torch.rand(1) * 0.4 * self.n), -1)
         s = self.db(self.mel(y))
-        for mask in self.masks*self.train: s = mask(s, s.mean())
+        for mask in self.masks * self.train:
+            s = mask(s, s.mean())
         return s, self.labels[i]
 
-def torchaudio_loader(paths, labels=None, front:dict=FRONT, n:int=220500, bs:int=32, workers:int=0, train:bool=True):
+
+def torchaudio_loader(
+    paths,
+    labels=None,
+    front: dict = FRONT,
+    n: int = 220500,
+    bs: int = 32,
+    workers: int = 0,
+    train: bool = True,
+):
     "A `DataLoader` over `ClipByClip`; the last, smaller batch is left out in training"
-    return torch.utils.data.DataLoader(ClipByClip(list(paths), labels, front, n, train), bs, shuffle=train, drop_last=train and len(paths) > bs,
-                                       num_workers=workers, persistent_workers=workers > 0, timeout=300*(workers > 0))
+    return torch.utils.data.DataLoader(
+        ClipByClip(list(paths), labels, front, n, train),
+        bs,
+        shuffle=train,
+        drop_last=train and len(paths) > bs,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        timeout=300 * (workers > 0),
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #923b6bf7
-def our_batches(paths, cache, epochs:int=10, front:dict=FRONT, n:int=220500, bs:int=32, seed:int=0):
+def our_batches(
+    paths,
+    cache,
+    epochs: int = 10,
+    front: dict = FRONT,
+    n: int = 220500,
+    bs: int = 32,
+    seed: int = 0,
+):
     "Yields `epochs` epochs of augmented batches (bs, n_mels, F): store, `ItemLoader`, transforms"
     store = sound_store(paths, front['sr'], cache=cache, progress=False)
     loader = ItemLoader(store, torch.zeros(len(paths), 1), range(len(paths)), bs, n, train=True)
-    transforms = nn.Sequential(CircularShift(.4), LogMel(**front), FreqMask(.1), TimeMask(.1)).train()
+    transforms = nn.Sequential(
+        CircularShift(0.4), LogMel(**front), FreqMask(0.1), TimeMask(0.1)
+    ).train()
     for epoch in range(epochs):
-        loader.seed(seed+epoch)
-        for x, _ in loader: yield transforms(x)
+        loader.seed(seed + epoch)
+        for x, _ in loader:
+            yield transforms(x)
 
 # %% ../nbs/07_benchmarks.ipynb #d7b7af3f
 def _drain(batches):
-    for _ in batches: pass
+    for _ in batches:
+        pass
+
 
 def _ours_from_nothing(paths, epochs, **kw):
-    with TemporaryDirectory() as cache: _drain(our_batches(paths, cache, epochs, **kw))
+    with TemporaryDirectory() as cache:
+        _drain(our_batches(paths, cache, epochs, **kw))
+
 
 @torch.inference_mode()
 def throughput(
-    paths,               # sound files
-    front:dict=FRONT,    # arguments of `LogMel`
-    n:int=220500,        # samples of a clip
-    bs:int=32,
-    epochs:int=10,       # epochs that ours has to pay its decoding back in
-    rounds:int=3,
-    workers:tuple=(0, 2),# worker processes that torchaudio may use: the best of these counts
-) -> dict:               # clips a second of each way, timings, and ratios to ours
+    paths,  # sound files
+    front: dict = FRONT,  # arguments of `LogMel`
+    n: int = 220500,  # samples of a clip
+    bs: int = 32,
+    epochs: int = 10,  # epochs that ours has to pay its decoding back in
+    rounds: int = 3,
+    workers: tuple = (0, 2),  # worker processes that torchaudio may use: the best of these counts
+) -> dict:  # clips a second of each way, timings, and ratios to ours
     "Clips a second from files to augmented log-mel batches, over `epochs` epochs"
-    paths, kw, each = list(paths), dict(front=front, n=n, bs=bs), len(paths)//bs*bs
-    ways = {'ours': partial(_ours_from_nothing, paths, epochs, **kw), 'librosa': lambda: _drain(librosa_batches(paths, **kw))}
-    for w in workers: ways[f'torchaudio, {w} workers'] = partial(_drain, torchaudio_loader(paths, workers=w, **kw))
+    paths, kw, each = list(paths), dict(front=front, n=n, bs=bs), len(paths) // bs * bs
+    ways = {
+        'ours': partial(_ours_from_nothing, paths, epochs, **kw),
+        'librosa': lambda: _drain(librosa_batches(paths, **kw)),
+    }
+    for w in workers:
+        ways[f'torchaudio, {w} workers'] = partial(
+            _drain, torchaudio_loader(paths, workers=w, **kw)
+        )
     with TemporaryDirectory() as cache:
-        ways |= {'store': lambda: _ours_from_nothing(paths, 0, **kw), 'epoch': lambda: _drain(our_batches(paths, cache, 1, **kw))}
+        ways |= {
+            'store': lambda: _ours_from_nothing(paths, 0, **kw),
+            'epoch': lambda: _drain(our_batches(paths, cache, 1, **kw)),
+        }
         took = take_turns(ways, rounds)
-    per_epoch = {k: [s/epochs if k == 'ours' else s for s in v] for k, v in took.items()}
-    return _rates(per_epoch, each) | dict(clips=each, epochs=epochs, timings={k: timing(v) for k, v in took.items()})
+    per_epoch = {k: [s / epochs if k == 'ours' else s for s in v] for k, v in took.items()}
+    return _rates(per_epoch, each) | dict(
+        clips=each, epochs=epochs, timings={k: timing(v) for k, v in took.items()}
+    )
+
 
 def _rates(per_epoch, each):
-    ta = min((k for k in per_epoch if k.startswith('torchaudio')), key=lambda k: median(per_epoch[k]))
-    return dict(rates={k: round(each/median(v), 2) for k, v in per_epoch.items() if k not in ('store', 'epoch')}, best_torchaudio=ta,
-                librosa=times_faster(per_epoch, 'ours', 'librosa'), torchaudio=times_faster(per_epoch, 'ours', ta))
+    ta = min(
+        (k for k in per_epoch if k.startswith('torchaudio')), key=lambda k: median(per_epoch[k])
+    )
+    return dict(
+        rates={
+            k: round(each / median(v), 2)
+            for k, v in per_epoch.items()
+            if k not in ('store', 'epoch')
+        },
+        best_torchaudio=ta,
+        librosa=times_faster(per_epoch, 'ours', 'librosa'),
+        torchaudio=times_faster(per_epoch, 'ours', ta),
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #04e233e0
 def wav_copy(
-    items:pd.DataFrame,  # with a column `path`
-    folder,              # where the copies go, numbered
-) -> pd.DataFrame:       # `items` with the paths of the copies
+    items: pd.DataFrame,  # with a column `path`
+    folder,  # where the copies go, numbered
+) -> pd.DataFrame:  # `items` with the paths of the copies
     "16-bit WAV copies of all sounds, at their own rate"
-    paths = [Path(folder)/f'{i:05}.wav' for i in range(len(items))]
-    for p, q in zip(items.path, paths): sf.write(q, *decode(p), subtype='PCM_16')
+    paths = [Path(folder) / f'{i:05}.wav' for i in range(len(items))]
+    for p, q in zip(items.path, paths):
+        sf.write(q, *decode(p), subtype='PCM_16')
     return items.assign(path=[str(q) for q in paths])
+
 
 def _formats(items, folder):
     "Items by format: as they are, and as WAV where they are not"
@@ -217,86 +371,181 @@ def _formats(items, folder):
 # %% ../nbs/07_benchmarks.ipynb #b54bbb19
 class BandsByLibrosa(torch.utils.data.Dataset):
     "The three spectrograms of `irmas-multistft`, about -1..1, and a row of labels, a file at a time, by librosa"
-    def __init__(self, paths, y, n:int=66150): store_attr('paths,y,n')
-    def __len__(self): return len(self.paths)
+
+    def __init__(self, paths, y, n: int = 66150):
+        store_attr('paths,y,n')
+
+    def __len__(self):
+        return len(self.paths)
+
     def band(self, x, n_fft, hop, lo, hi):
-        hz = librosa.fft_frequencies(sr=22050, n_fft=n_fft); s = np.abs(librosa.stft(x, n_fft=n_fft, hop_length=hop))[(hz >= lo) & ((hz < hi) | (hi == 11025))]
-        return torch.from_numpy(1 + librosa.amplitude_to_db(s, ref=np.max, top_db=80)/40).float()
-    def __getitem__(self, i): x = librosa.util.fix_length(librosa.load(self.paths[i], sr=22050)[0], size=self.n); return [self.band(x, *b) for b in BANDS], self.y[i]
+        hz = librosa.fft_frequencies(sr=22050, n_fft=n_fft)
+        s = np.abs(librosa.stft(x, n_fft=n_fft, hop_length=hop))[
+            (hz >= lo) & ((hz < hi) | (hi == 11025))
+        ]
+        return torch.from_numpy(1 + librosa.amplitude_to_db(s, ref=np.max, top_db=80) / 40).float()
+
+    def __getitem__(self, i):
+        x = librosa.util.fix_length(librosa.load(self.paths[i], sr=22050)[0], size=self.n)
+        return [self.band(x, *b) for b in BANDS], self.y[i]
+
 
 def _steps(net, batches):
     "A function that takes one step with the next batch"
     opt, batches = torch.optim.Adam(net.parameters(), 1e-4), iter(batches)
+
     def step():
-        x, y = next(batches); opt.zero_grad(); loss = F.binary_cross_entropy_with_logits(net(x), y); loss.backward(); opt.step()
-        return loss.item()                                 # an accelerator has done its work when this is there
+        x, y = next(batches)
+        opt.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(net(x), y)
+        loss.backward()
+        opt.step()
+        return loss.item()  # an accelerator has done its work when this is there
+
     return step
 
+
 def band_training(
-    items,                                      # path, label
-    recipe:Recipe=RECIPES['irmas-multistft'],
-    rounds:int=3,                               # steps that count, after a first
-    workers:int=0,                              # processes that read for librosa
-    compiled:bool=True,                         # ours compiled, too? That takes a minute first
+    items,  # path, label
+    recipe: Recipe = RECIPES['irmas-multistft'],
+    rounds: int = 3,  # steps that count, after a first
+    workers: int = 0,  # processes that read for librosa
+    compiled: bool = True,  # ours compiled, too? That takes a minute first
     cache=None,
 ) -> dict:
     "Clips a second in training: ours, ours compiled, and by librosa with a `DataLoader`; medians of the ratios"
-    labels = sorted(items.label.unique()); y = torch.from_numpy(one_hot(items.label, labels)).float(); bs = recipe.bs; paths, device = items.path.tolist(), default_device()
-    store = build(recipe.store, paths=paths, cache=cache, progress=False); loader = ItemLoader(store, y, np.arange(len(y)), bs, recipe.window, True, device)
-    ours, faster, theirs = (Classifier(recipe, labels).to(device).train() for _ in range(3)); augment, mix = nn.Sequential(*map(build, recipe.augment)).train(), build(recipe.mixup)
-    x, t = loader.one_batch(); s = probe(ours, x[:4], t[:4]); set_speed(ours, **s); set_speed(faster, **s, compile=True)
-    def fed(net): return _steps(net, (mix(augment(x), t) for _ in range(rounds+1) for x, t in loader))
-    files = torch.utils.data.DataLoader(BandsByLibrosa(paths, y, recipe.window), bs, shuffle=True, drop_last=True, num_workers=workers)
-    ways = dict(ours=fed(ours)) | (dict(compiled=fed(faster)) if compiled else {}) | dict(librosa=_steps(theirs.body, (to_device(b, device) for _ in range(rounds+1) for b in files)))
+    labels = sorted(items.label.unique())
+    y = torch.from_numpy(one_hot(items.label, labels)).float()
+    bs = recipe.bs
+    paths, device = items.path.tolist(), default_device()
+    store = build(recipe.store, paths=paths, cache=cache, progress=False)
+    loader = ItemLoader(store, y, np.arange(len(y)), bs, recipe.window, True, device)
+    ours, faster, theirs = (Classifier(recipe, labels).to(device).train() for _ in range(3))
+    augment, mix = nn.Sequential(*map(build, recipe.augment)).train(), build(recipe.mixup)
+    x, t = loader.one_batch()
+    s = probe(ours, x[:4], t[:4])
+    set_speed(ours, **s)
+    set_speed(faster, **s, compile=True)
+
+    def fed(net):
+        return _steps(net, (mix(augment(x), t) for _ in range(rounds + 1) for x, t in loader))
+
+    files = torch.utils.data.DataLoader(
+        BandsByLibrosa(paths, y, recipe.window),
+        bs,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+    )
+    ways = (
+        dict(ours=fed(ours))
+        | (dict(compiled=fed(faster)) if compiled else {})
+        | dict(
+            librosa=_steps(
+                theirs.body, (to_device(b, device) for _ in range(rounds + 1) for b in files)
+            )
+        )
+    )
     took = take_turns(ways, rounds)
-    return dict(recipe=recipe.name, bs=bs, rates={k: round(bs/median(v), 2) for k, v in took.items()}, ratio={k: times_faster(took, k, 'librosa') for k in ways if k != 'librosa'}, workers=workers, settings=s, timings={k: timing(v) for k, v in took.items()}, made=machine())
+    return dict(
+        recipe=recipe.name,
+        bs=bs,
+        rates={k: round(bs / median(v), 2) for k, v in took.items()},
+        ratio={k: times_faster(took, k, 'librosa') for k in ways if k != 'librosa'},
+        workers=workers,
+        settings=s,
+        timings={k: timing(v) for k, v in took.items()},
+        made=machine(),
+    )
+
 
 def full_epochs(
-    items,              # path, label; repeated until there are `n`
-    recipe:Recipe=RECIPES['irmas-multistft'],
-    n:int=5364,         # clips of an epoch, as in source S4
+    items,  # path, label; repeated until there are `n`
+    recipe: Recipe = RECIPES['irmas-multistft'],
+    n: int = 5364,  # clips of an epoch, as in source S4
     cache=None,
 ) -> dict:
     "Seconds of an epoch with pretrained branches, frozen and then learning, on the default device; the second of two each"
-    labels = sorted(items.label.unique()); y = torch.from_numpy(one_hot(items.label, labels)).float(); store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=False)
-    recipe, device = replace(recipe, epochs=4, freeze=2), default_device(); clf = Classifier(recipe, labels).to(device); clf.body.warm = True       # what the weights are costs nothing
-    parts = [ItemLoader(store, y, idxs, recipe.bs, recipe.window, train, device) for idxs, train in ((np.resize(np.arange(len(y)), n), True), ([], False))]
-    set_speed(clf, **(s := probe(clf.train(), *parts[0].one_batch()))); make_learner(recipe, clf, DataLoaders(*parts, device=device), rows=(rows := []), progress=False).fit(recipe.epochs)
-    return dict(recipe=recipe.name, n=n, bs=recipe.bs, frozen=rows[1]['seconds'], unfrozen=rows[3]['seconds'], settings=s, made=machine())
+    labels = sorted(items.label.unique())
+    y = torch.from_numpy(one_hot(items.label, labels)).float()
+    store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=False)
+    recipe, device = replace(recipe, epochs=4, freeze=2), default_device()
+    clf = Classifier(recipe, labels).to(device)
+    clf.body.warm = True  # what the weights are costs nothing
+    parts = [
+        ItemLoader(store, y, idxs, recipe.bs, recipe.window, train, device)
+        for idxs, train in ((np.resize(np.arange(len(y)), n), True), ([], False))
+    ]
+    set_speed(clf, **(s := probe(clf.train(), *parts[0].one_batch())))
+    make_learner(
+        recipe, clf, DataLoaders(*parts, device=device), rows=(rows := []), progress=False
+    ).fit(recipe.epochs)
+    return dict(
+        recipe=recipe.name,
+        n=n,
+        bs=recipe.bs,
+        frozen=rows[1]['seconds'],
+        unfrozen=rows[3]['seconds'],
+        settings=s,
+        made=machine(),
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #f07cc773
 class Marks(Callback):
     "Notes every event in `log` as (event, seconds), before all other callbacks or after them"
-    def __init__(self, log:list, first:bool): self.log, self.order = log, -1000 if first else 1000
-    def __call__(self, event): self.log.append((event, time.perf_counter()))
+
+    def __init__(self, log: list, first: bool):
+        self.log, self.order = log, -1000 if first else 1000
+
+    def __call__(self, event):
+        self.log.append((event, time.perf_counter()))
+
 
 def add_marks(learn) -> list:
     "A list that fills with (event, seconds) when `learn` trains: each event twice, before and after its callbacks"
-    learn.add_cbs([Marks(log := [], True), Marks(log, False)]); front = learn.model.front_end
+    learn.add_cbs([Marks(log := [], True), Marks(log, False)])
+    front = learn.model.front_end
     front.register_forward_pre_hook(lambda *_: log.append(('before_front', time.perf_counter())))
     front.register_forward_hook(lambda *_: log.append(('after_front', time.perf_counter())))
     return log
 
 # %% ../nbs/07_benchmarks.ipynb #c3fa71d4
-_STEPS = {('before_batch', 'before_front'): 'forward', ('before_front', 'after_front'): 'front end', ('after_front', 'after_pred'): 'forward',
-          ('after_pred', 'after_loss'): 'forward', ('before_backward', 'after_backward'): 'backward', ('before_step', 'after_step'): 'step',
-          ('before_train', 'before_batch'): 'loading', ('after_batch', 'before_batch'): 'loading', ('after_batch', 'after_train'): 'loading',
-          ('before_batch',)*2: 'augmentation', ('after_batch',)*2: 'average, history'}
+_STEPS = {
+    ('before_batch', 'before_front'): 'forward',
+    ('before_front', 'after_front'): 'front end',
+    ('after_front', 'after_pred'): 'forward',
+    ('after_pred', 'after_loss'): 'forward',
+    ('before_backward', 'after_backward'): 'backward',
+    ('before_step', 'after_step'): 'step',
+    ('before_train', 'before_batch'): 'loading',
+    ('after_batch', 'before_batch'): 'loading',
+    ('after_batch', 'after_train'): 'loading',
+    ('before_batch',) * 2: 'augmentation',
+    ('after_batch',) * 2: 'average, history',
+}
 WORK = ('forward', 'front end', 'backward', 'step')
 
-def phases(log:list) -> list:
+
+def phases(log: list) -> list:
     "Seconds by phase from marks: a dict an epoch; validation is a phase of its own"
     epochs, valid = [], False
     for (a, t), (b, u) in pairwise(log):
-        if a == b == 'before_epoch': epochs.append(Counter())
+        if a == b == 'before_epoch':
+            epochs.append(Counter())
         valid = (valid or b == 'before_validate') and not a == b == 'after_validate'
-        if epochs: epochs[-1]['validation' if valid or a == b == 'after_validate' else _STEPS.get((a, b), 'the rest')] += u-t
+        if epochs:
+            epochs[-1][
+                'validation'
+                if valid or a == b == 'after_validate'
+                else _STEPS.get((a, b), 'the rest')
+            ] += u - t
     return [dict(e) for e in epochs]
 
-def outside(epoch:dict) -> float:
+
+def outside(epoch: dict) -> float:
     "Share of an epoch's time, validation left out, that is not forward, backward or step"
     total = sum(s for k, s in epoch.items() if k != 'validation')
-    return 1 - sum(epoch.get(k, 0) for k in WORK)/total
+    return 1 - sum(epoch.get(k, 0) for k in WORK) / total
 
 # %% ../nbs/07_benchmarks.ipynb #aca49db3
 def _learner(recipe, items, folder, seed=0):
@@ -304,358 +553,652 @@ def _learner(recipe, items, folder, seed=0):
     labels, device = sorted(items.label.unique()), default_device()
     y = torch.eye(len(labels))[items.label.map(labels.index).tolist()]
     store = build(recipe.store, paths=items.path.tolist(), cache=folder, progress=False)
-    parts = [ItemLoader(store, y, np.flatnonzero(items.split == s), recipe.bs, recipe.window, s == 'train', device) for s in ('train', 'valid')]
-    torch.manual_seed(seed); clf = Classifier(recipe, labels).to(device)
+    parts = [
+        ItemLoader(
+            store,
+            y,
+            np.flatnonzero(items.split == s),
+            recipe.bs,
+            recipe.window,
+            s == 'train',
+            device,
+        )
+        for s in ('train', 'valid')
+    ]
+    torch.manual_seed(seed)
+    clf = Classifier(recipe, labels).to(device)
     set_speed(clf, **probe(clf.train(), *[b.to(device) for b in parts[0].one_batch()]))
-    return make_learner(recipe, clf, DataLoaders(*parts, device=device), seed, [], Path(folder), progress=False)
+    return make_learner(
+        recipe, clf, DataLoaders(*parts, device=device), seed, [], Path(folder), progress=False
+    )
+
 
 def epoch_share(
-    recipe:Recipe,        # whose training is measured
-    items:pd.DataFrame,   # with `split`
-    epochs:int=6,         # the first does not count
-) -> dict:                # `outside`: median share; `phases`: median seconds of each
+    recipe: Recipe,  # whose training is measured
+    items: pd.DataFrame,  # with `split`
+    epochs: int = 6,  # the first does not count
+) -> dict:  # `outside`: median share; `phases`: median seconds of each
     "Share of a training epoch outside forward, backward and step"
     recipe = replace(recipe, epochs=epochs)
     with TemporaryDirectory() as folder:
-        learn = _learner(recipe, items, folder); log = add_marks(learn)
+        learn = _learner(recipe, items, folder)
+        log = add_marks(learn)
         learn.fit(epochs, cbs=ParamScheduler(SCHEDULES[recipe.schedule](recipe)))
-    each = phases(log)[1:]; names = {k for e in each for k in e}
-    return dict(recipe=recipe.name, epochs=len(each), clips=int((items.split == 'train').sum()), outside=round(median(map(outside, each)), 4),
-                least=round(min(map(outside, each)), 4), phases={k: round(median(e.get(k, 0) for e in each), 5) for k in sorted(names)})
+    each = phases(log)[1:]
+    names = {k for e in each for k in e}
+    return dict(
+        recipe=recipe.name,
+        epochs=len(each),
+        clips=int((items.split == 'train').sum()),
+        outside=round(median(map(outside, each)), 4),
+        least=round(min(map(outside, each)), 4),
+        phases={k: round(median(e.get(k, 0) for e in each), 5) for k in sorted(names)},
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #04c9b684
-def _by_batch(x): return (x-x.mean())/x.std()
+def _by_batch(x):
+    return (x - x.mean()) / x.std()
+
 
 @torch.inference_mode()
 def _accuracy(net, loader):
-    net.eval(); right = [(net(_by_batch(x[:, 0])).argmax(1) == y) for x, y in loader]
+    net.eval()
+    right = [(net(_by_batch(x[:, 0])).argmax(1) == y) for x, y in loader]
     return torch.cat(right).float().mean().item()
 
+
 def published_epochs(
-    items:pd.DataFrame,  # with `split`: train and valid
-    recipe:Recipe,       # `sounds-cnn-published`, or the like of it
-    seed:int=0,
-    workers:int=0,       # worker processes of the loaders
+    items: pd.DataFrame,  # with `split`: train and valid
+    recipe: Recipe,  # `sounds-cnn-published`, or the like of it
+    seed: int = 0,
+    workers: int = 0,  # worker processes of the loaders
 ):
     "Yields validation accuracy after each epoch of the source's network, trained from files as the source does it"
-    torch.manual_seed(seed); labels, (_, kw) = sorted(items.label.unique()), recipe.front_end
-    def loader(split, t): return torchaudio_loader(t.path, t.label.map(labels.index), kw, recipe.window, recipe.bs, workers, split == 'train')
-    train, valid = (loader(s, items[items.split == s]) for s in ('train', 'valid')); net = PublishedSoundCNN(len(labels))
+    torch.manual_seed(seed)
+    labels, (_, kw) = sorted(items.label.unique()), recipe.front_end
+
+    def loader(split, t):
+        return torchaudio_loader(
+            t.path,
+            t.label.map(labels.index),
+            kw,
+            recipe.window,
+            recipe.bs,
+            workers,
+            split == 'train',
+        )
+
+    train, valid = (loader(s, items[items.split == s]) for s in ('train', 'valid'))
+    net = PublishedSoundCNN(len(labels))
     opt = torch.optim.RMSprop(net.parameters(), lr=recipe.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, recipe.lr, epochs=recipe.epochs, steps_per_epoch=len(train), anneal_strategy='linear')
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        opt, recipe.lr, epochs=recipe.epochs, steps_per_epoch=len(train), anneal_strategy='linear'
+    )
     for _ in range(recipe.epochs):
         net.train()
-        for x, y in train: opt.zero_grad(); F.cross_entropy(net(_by_batch(x[:, 0])), y).backward(); opt.step(); schedule.step()
+        for x, y in train:
+            opt.zero_grad()
+            F.cross_entropy(net(_by_batch(x[:, 0])), y).backward()
+            opt.step()
+            schedule.step()
         yield _accuracy(net, valid)
 
+
 def clock_epochs(
-    epochs,           # iterator of accuracies
-    goal:float=None,  # accuracy at which to stop; None: to the end
-) -> list:            # rows of `epoch`, `seconds` since the start, `accuracy`
+    epochs,  # iterator of accuracies
+    goal: float = None,  # accuracy at which to stop; None: to the end
+) -> list:  # rows of `epoch`, `seconds` since the start, `accuracy`
     "Accuracies of an iterator, with the time at which each came"
     rows, start = [], time.perf_counter()
     for i, acc in enumerate(epochs, 1):
-        rows.append(dict(epoch=i, seconds=round(time.perf_counter()-start, 3), accuracy=round(acc, 6)))
-        if goal and acc >= goal-1e-6: break
+        rows.append(
+            dict(epoch=i, seconds=round(time.perf_counter() - start, 3), accuracy=round(acc, 6))
+        )
+        if goal and acc >= goal - 1e-6:
+            break
     return rows
 
 # %% ../nbs/07_benchmarks.ipynb #34b534d6
 def our_epochs(
-    items:pd.DataFrame,  # with `split`
-    recipe:Recipe,       # ours
-    seed:int=0,
-) -> list:               # rows of `epoch`, `seconds` since the start, `accuracy`
+    items: pd.DataFrame,  # with `split`
+    recipe: Recipe,  # ours
+    seed: int = 0,
+) -> list:  # rows of `epoch`, `seconds` since the start, `accuracy`
     "Validation accuracy and time after each epoch of `fit`, from an empty cache"
     with TemporaryDirectory() as folder:
-        t = time.perf_counter(); build(recipe.store, paths=items.path.tolist(), cache=folder, progress=False); cold = time.perf_counter()-t
-        run = fit(recipe, items, seed=seed, out=Path(folder)/'run', cache=folder, progress=False).record
-    took = [r['seconds'] for r in run['epochs']]; start = cold + run['seconds']-sum(took)  # also the probe and the checkpoints
-    return [dict(epoch=r['epoch'], seconds=round(start+s, 3), accuracy=r['valid_accuracy']) for r, s in zip(run['epochs'], np.cumsum(took).tolist())]
+        t = time.perf_counter()
+        build(recipe.store, paths=items.path.tolist(), cache=folder, progress=False)
+        cold = time.perf_counter() - t
+        run = fit(
+            recipe, items, seed=seed, out=Path(folder) / 'run', cache=folder, progress=False
+        ).record
+    took = [r['seconds'] for r in run['epochs']]
+    start = cold + run['seconds'] - sum(took)  # also the probe and the checkpoints
+    return [
+        dict(epoch=r['epoch'], seconds=round(start + s, 3), accuracy=r['valid_accuracy'])
+        for r, s in zip(run['epochs'], np.cumsum(took).tolist())
+    ]
 
-def reach(rows:list, goal:float) -> dict:
+
+def reach(rows: list, goal: float) -> dict:
     "`epoch` and `seconds` of the first row at the goal; of the last one, and `reached` false, where there is none; `best` accuracy"
-    hit = next((r for r in rows if r['accuracy'] >= goal-1e-6), None)
-    return dict(reached=hit is not None, best=max(r['accuracy'] for r in rows), **{k: (hit or rows[-1])[k] for k in ('epoch', 'seconds')})
+    hit = next((r for r in rows if r['accuracy'] >= goal - 1e-6), None)
+    return dict(
+        reached=hit is not None,
+        best=max(r['accuracy'] for r in rows),
+        **{k: (hit or rows[-1])[k] for k in ('epoch', 'seconds')},
+    )
 
-def expected_seconds(first:list) -> float:
+
+def expected_seconds(first: list) -> float:
     "Expected running time until the goal, with restarts: all seconds spent over the number of successes (at least one)"
-    return round(sum(f['seconds'] for f in first)/max(1, sum(f['reached'] for f in first)), 2)
+    return round(sum(f['seconds'] for f in first) / max(1, sum(f['reached'] for f in first)), 2)
 
 # %% ../nbs/07_benchmarks.ipynb #247cd287
 def _epoch_seconds(items, recipe, choices=(0, 2)):
     "Seconds of an epoch of the source's way for each number of loader processes; the first epoch does not count"
-    def epoch(w): rows = clock_epochs(published_epochs(items, replace(recipe, epochs=2), 0, w)); return round(rows[1]['seconds']-rows[0]['seconds'], 3)
+
+    def epoch(w):
+        rows = clock_epochs(published_epochs(items, replace(recipe, epochs=2), 0, w))
+        return round(rows[1]['seconds'] - rows[0]['seconds'], 3)
+
     return {w: epoch(w) for w in choices}
 
+
 def accuracy_race(
-    items:pd.DataFrame,    # with `split`
-    ours:Recipe, theirs:Recipe,
-    goal:float=.925,       # validation accuracy to reach
-    seeds:tuple=(0, 1, 2),
-    workers:tuple=(0, 2),  # loader processes that theirs may use
-) -> dict:                 # `ratio` of expected times; `bound`: theirs never got there; `ours` and `theirs`: a list of rows a seed
+    items: pd.DataFrame,  # with `split`
+    ours: Recipe,
+    theirs: Recipe,
+    goal: float = 0.925,  # validation accuracy to reach
+    seeds: tuple = (0, 1, 2),
+    workers: tuple = (0, 2),  # loader processes that theirs may use
+) -> dict:  # `ratio` of expected times; `bound`: theirs never got there; `ours` and `theirs`: a list of rows a seed
     "Time until `goal` is reached, by `fit` and by the source's own way"
-    tried, runs = _epoch_seconds(items, theirs, workers), dict(ours=[], theirs=[]); w = min(tried, key=tried.get)
+    tried, runs = _epoch_seconds(items, theirs, workers), dict(ours=[], theirs=[])
+    w = min(tried, key=tried.get)
     for s in seeds:
-        runs['ours'].append(our_epochs(items, ours, s)); runs['theirs'].append(clock_epochs(published_epochs(items, theirs, s, w), goal))
-    first = {k: [reach(rows, goal) for rows in v] for k, v in runs.items()}; cost = {k: expected_seconds(f) for k, f in first.items()}
-    return dict(goal=goal, clips=int((items.split == 'valid').sum()), workers=w, epoch_seconds=tried, seeds=list(seeds), ratio=round(cost['theirs']/cost['ours'], 2),
-                expected=cost, bound=not any(f['reached'] for f in first['theirs']), first=first, recipes=dict(ours=ours.name, theirs=theirs.name), **runs)
+        runs['ours'].append(our_epochs(items, ours, s))
+        runs['theirs'].append(clock_epochs(published_epochs(items, theirs, s, w), goal))
+    first = {k: [reach(rows, goal) for rows in v] for k, v in runs.items()}
+    cost = {k: expected_seconds(f) for k, f in first.items()}
+    return dict(
+        goal=goal,
+        clips=int((items.split == 'valid').sum()),
+        workers=w,
+        epoch_seconds=tried,
+        seeds=list(seeds),
+        ratio=round(cost['theirs'] / cost['ours'], 2),
+        expected=cost,
+        bound=not any(f['reached'] for f in first['theirs']),
+        first=first,
+        recipes=dict(ours=ours.name, theirs=theirs.name),
+        **runs,
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #a4623b0b
 def write_clips(
-    folder,            # gets a folder for each thousand clips
-    n:int,             # number of clips
-    samples:int=2000,  # of each, at 8 kHz, 16 bits
-) -> list:             # their paths
+    folder,  # gets a folder for each thousand clips
+    n: int,  # number of clips
+    samples: int = 2000,  # of each, at 8 kHz, 16 bits
+) -> list:  # their paths
     "`n` short WAV files of noise, each of them different"
-    sf.write(b := io.BytesIO(), np.zeros(samples, 'int16'), 8000, format='WAV', subtype='PCM_16'); head = b.getvalue()[:-2*samples]
-    noise = np.random.default_rng(0).integers(-3000, 3000, samples+n, 'int16'); paths = [Path(folder)/f'{i//1000:03}/{i:06}.wav' for i in range(n)]
+    sf.write(b := io.BytesIO(), np.zeros(samples, 'int16'), 8000, format='WAV', subtype='PCM_16')
+    head = b.getvalue()[: -2 * samples]
+    noise = np.random.default_rng(0).integers(-3000, 3000, samples + n, 'int16')
+    paths = [Path(folder) / f'{i // 1000:03}/{i:06}.wav' for i in range(n)]
     for i, p in enumerate(paths):
-        if i % 1000 == 0: p.parent.mkdir(parents=True, exist_ok=True)
-        p.write_bytes(head + noise[i:i+samples].tobytes())
+        if i % 1000 == 0:
+            p.parent.mkdir(parents=True, exist_ok=True)
+        p.write_bytes(head + noise[i : i + samples].tobytes())
     return [str(p) for p in paths]
 
 # %% ../nbs/07_benchmarks.ipynb #2717daf2
 def held() -> float:
     "Anonymous memory of this process in MB, without mapped files; 0 where the system does not tell"
-    status = Path('/proc/self/status'); found = re.search(r'RssAnon:\s*(\d+)', status.read_text()) if status.is_file() else None
-    return int(found[1])/1024 if found else 0.
+    status = Path('/proc/self/status')
+    found = re.search(r'RssAnon:\s*(\d+)', status.read_text()) if status.is_file() else None
+    return int(found[1]) / 1024 if found else 0.0
+
 
 class PeakMemory:
     "With it, `rise` is by how many MB the memory that is held went up at most"
+
     def __enter__(self):
-        self.start = self.peak = held(); self.done = threading.Event(); self.thread = threading.Thread(target=self.watch, daemon=True); self.thread.start(); return self
+        self.start = self.peak = held()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        return self
+
     def watch(self):
-        while not self.done.wait(.005): self.peak = max(self.peak, held())
-    def __exit__(self, *_): self.done.set(); self.thread.join(); self.rise = round(max(self.peak, held())-self.start, 2)
+        while not self.done.wait(0.005):
+            self.peak = max(self.peak, held())
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        self.rise = round(max(self.peak, held()) - self.start, 2)
 
 # %% ../nbs/07_benchmarks.ipynb #04589b70
 _TINY_FRONT = dict(sr=8000, n_fft=256, hop_length=128, n_mels=32)
 
+
 @torch.inference_mode()
 def _one_epoch(store, n):
     logmel = LogMel(**_TINY_FRONT)
-    for x, _ in ItemLoader(store, torch.zeros(len(store), 1), range(len(store)), 32, n, train=True): logmel(x)
+    for x, _ in ItemLoader(store, torch.zeros(len(store), 1), range(len(store)), 32, n, train=True):
+        logmel(x)
+
 
 def _build_and_epoch(paths, samples):
     "Seconds of a cold store and of an epoch of log-mel batches"
     with TemporaryDirectory() as cache:
-        t = time.perf_counter(); store = sound_store(paths, 8000, cache=cache, progress=False)
-        u = time.perf_counter(); _one_epoch(store, samples)
-        return u-t, time.perf_counter()-u
+        t = time.perf_counter()
+        store = sound_store(paths, 8000, cache=cache, progress=False)
+        u = time.perf_counter()
+        _one_epoch(store, samples)
+        return u - t, time.perf_counter() - u
+
 
 def scale_here(
-    n:int,              # number of clips
-    samples:int=2000,   # of each clip
-    clips:int=5000,     # how many to go through in all, in at least one round
-) -> dict:              # microseconds a clip, and MB that memory rose by at most
+    n: int,  # number of clips
+    samples: int = 2000,  # of each clip
+    clips: int = 5000,  # how many to go through in all, in at least one round
+) -> dict:  # microseconds a clip, and MB that memory rose by at most
     "Cost of store and epoch for `n` tiny clips, in this process"
     with TemporaryDirectory() as folder, torch_threads(1):  # a tiny clip is too little for two
         paths = write_clips(folder, n, samples)
-        for _ in range(2): _build_and_epoch(paths[:200], samples)
-        with PeakMemory() as m: took = [_build_and_epoch(paths, samples) for _ in range(max(1, clips//n))]
-    each = {k: timing([1e6*t/n for t in v]) for k, v in zip(('build', 'epoch'), zip(*took))}
-    return dict(clips=n, mb=m.rise, store_mb=round(2*samples*n/1e6, 2), **each)
+        for _ in range(2):
+            _build_and_epoch(paths[:200], samples)
+        with PeakMemory() as m:
+            took = [_build_and_epoch(paths, samples) for _ in range(max(1, clips // n))]
+    each = {k: timing([1e6 * t / n for t in v]) for k, v in zip(('build', 'epoch'), zip(*took))}
+    return dict(clips=n, mb=m.rise, store_mb=round(2 * samples * n / 1e6, 2), **each)
 
 # %% ../nbs/07_benchmarks.ipynb #8dc1e69c
 def _scale_child(*args):
     "Prints what `scale_here(n, samples, clips)` gives for each `args` in a process of its own"
     way = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn'
-    with multiprocessing.get_context(way).Pool(1, maxtasksperchild=1) as pool: print(json.dumps(pool.starmap(scale_here, args, chunksize=1)))
+    with multiprocessing.get_context(way).Pool(1, maxtasksperchild=1) as pool:
+        print(json.dumps(pool.starmap(scale_here, args, chunksize=1)))
+
 
 def scale(
-    sizes:tuple=(100, 1000, 10_000, 100_000),  # numbers of clips
-    samples:int=2000,                          # of each clip
-    clips:int=5000,                            # small sizes are repeated until so many are through
-) -> list:                                     # what `scale_here` gives, for each size
+    sizes: tuple = (100, 1000, 10_000, 100_000),  # numbers of clips
+    samples: int = 2000,  # of each clip
+    clips: int = 5000,  # small sizes are repeated until so many are through
+) -> list:  # what `scale_here` gives, for each size
     "Cost of store and epoch against the number of clips, each size in a process of its own"
     code = f'from instruments_nbdev.benchmarks import _scale_child\nif __name__ == "__main__": _scale_child(*{[(n, samples, clips) for n in sizes]})'
-    return json.loads(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(
+            [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.splitlines()[-1]
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #1acc226e
 class NoiseStore:
     "A store of `n` items of noise, of the shape and type that the store of `recipe` would give; it holds the first 64, again and again"
-    def __init__(self, recipe:Recipe, n:int):
-        one, gen = _blank(recipe), torch.Generator().manual_seed(0); low, high = (-9000, 9000) if recipe.window else (0, 256)
-        self.x, self.lengths = torch.randint(low, high, (min(n, 64), *one.shape[1:]), dtype=one.dtype, generator=gen), np.full(n, recipe.window)
-    def __len__(self): return len(self.lengths)
-    def batch(self, idxs, n=0, starts=None): return self.x[np.asarray(idxs) % len(self.x)]
+
+    def __init__(self, recipe: Recipe, n: int):
+        one, gen = _blank(recipe), torch.Generator().manual_seed(0)
+        low, high = (-9000, 9000) if recipe.window else (0, 256)
+        self.x, self.lengths = (
+            torch.randint(low, high, (min(n, 64), *one.shape[1:]), dtype=one.dtype, generator=gen),
+            np.full(n, recipe.window),
+        )
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def batch(self, idxs, n=0, starts=None):
+        return self.x[np.asarray(idxs) % len(self.x)]
 
 # %% ../nbs/07_benchmarks.ipynb #cca10baf
 @torch.no_grad()
-def multiply_adds(clf:Classifier) -> int:
+def multiply_adds(clf: Classifier) -> int:
     "Multiply-adds of the body for one item, forwards: convolutions and matrix products"
     x = clf.eval().front_end(NoiseStore(clf.recipe, 1).x)
-    with FlopCounterMode(display=False) as counted: clf.body(x)
-    return counted.get_total_flops()//2
+    with FlopCounterMode(display=False) as counted:
+        clf.body(x)
+    return counted.get_total_flops() // 2
 
-def learning(clf:Classifier) -> int:
+
+def learning(clf: Classifier) -> int:
     "Number of parameters that learn in some epoch of the recipe, or in the first fit of the head"
     groups, r = clf.groups(), clf.recipe
-    return sum(p.numel() for g in groups[r.fixed if r.epochs > r.freeze else -1:] for p in g)
+    return sum(p.numel() for g in groups[r.fixed if r.epochs > r.freeze else -1 :] for p in g)
 
-def file_bytes(clf:Classifier) -> int:
+
+def file_bytes(clf: Classifier) -> int:
     "Size of the model file"
-    with TemporaryDirectory() as folder: return save_model(clf, Path(folder)/'model.safetensors').stat().st_size
+    with TemporaryDirectory() as folder:
+        return save_model(clf, Path(folder) / 'model.safetensors').stat().st_size
 
 # %% ../nbs/07_benchmarks.ipynb #68fe4d34
 class StepClock(Callback):
     "Notes in `ends` when each training step ends; stops after `most` of them and the first, or when they take longer than `limit` seconds"
-    order = 70                                      # behind all that belongs to a step
-    def __init__(self, most:int, limit:float): self.most, self.limit, self.ends = most, limit, []
+
+    order = 70  # behind all that belongs to a step
+
+    def __init__(self, most: int, limit: float):
+        self.most, self.limit, self.ends = most, limit, []
+
     def after_batch(self):
-        if not self.training: return                # validation has batches, too
+        if not self.training:
+            return  # validation has batches, too
         self.ends.append(time.perf_counter())
-        if len(self.ends) > self.most or len(self.ends) > 1 and self.ends[-1]-self.ends[0] > self.limit: raise CancelFitException
+        if (
+            len(self.ends) > self.most
+            or len(self.ends) > 1
+            and self.ends[-1] - self.ends[0] > self.limit
+        ):
+            raise CancelFitException
+
     @property
-    def seconds(self): return np.diff(self.ends).tolist()
+    def seconds(self):
+        return np.diff(self.ends).tolist()
+
 
 def _at(spec, progress):
     "A transform as it is when a share `progress` of the training is done: photos grow"
-    name, kw = spec; sizes = [s for p, s in kw.get('sizes', ()) if p <= progress]
-    return (name, kw | dict(sizes=((0., sizes[-1]),))) if sizes else spec
+    name, kw = spec
+    sizes = [s for p, s in kw.get('sizes', ()) if p <= progress]
+    return (name, kw | dict(sizes=((0.0, sizes[-1]),))) if sizes else spec
 
-def epoch_kinds(recipe:Recipe) -> list:
+
+def epoch_kinds(recipe: Recipe) -> list:
     "(recipe of one epoch, number of epochs like it) of each kind of epoch of `recipe`"
-    def like(e): return replace(recipe, epochs=1, freeze=int(e < recipe.freeze), augment=tuple(_at(a, e/recipe.epochs) for a in recipe.augment))
+
+    def like(e):
+        return replace(
+            recipe,
+            epochs=1,
+            freeze=int(e < recipe.freeze),
+            augment=tuple(_at(a, e / recipe.epochs) for a in recipe.augment),
+        )
+
     return [(kind, len(list(same))) for kind, same in groupby(map(like, range(recipe.epochs)))]
 
 # %% ../nbs/07_benchmarks.ipynb #61e011f9
-def time_steps(recipe:Recipe, labels:list, speed:dict, most:int=3, limit:float=30.) -> list:
+def time_steps(
+    recipe: Recipe, labels: list, speed: dict, most: int = 3, limit: float = 30.0
+) -> list:
     "Seconds of some training steps of a recipe of one epoch, on noise"
-    store = NoiseStore(recipe, recipe.bs*(most+2)); y = torch.eye(len(labels))[torch.arange(len(store)) % len(labels)]
-    parts = [ItemLoader(store, y, idxs, recipe.bs, recipe.window, idxs != [], default_device()) for idxs in (range(len(store)), [])]
+    store = NoiseStore(recipe, recipe.bs * (most + 2))
+    y = torch.eye(len(labels))[torch.arange(len(store)) % len(labels)]
+    parts = [
+        ItemLoader(store, y, idxs, recipe.bs, recipe.window, idxs != [], default_device())
+        for idxs in (range(len(store)), [])
+    ]
     clf = set_speed(Classifier(recipe, labels).to(default_device()), **speed)
-    make_learner(recipe, clf, DataLoaders(*parts, device=default_device()), progress=False, cbs=[clock := StepClock(most, limit)]).fit(1)
+    make_learner(
+        recipe,
+        clf,
+        DataLoaders(*parts, device=default_device()),
+        progress=False,
+        cbs=[clock := StepClock(most, limit)],
+    ).fit(1)
     return clock.seconds
+
 
 def _batch_for(clf, x, y, limit):
     "The recipe's batch size, halved until a step takes about `limit` seconds, and the settings that a probe finds best"
-    bs, each = clf.recipe.bs, _step_seconds(clf.train(), x[:2], y[:2], 1)/2
-    while bs > 2 and bs*each > limit: bs //= 2
-    n = max(2, min(16, bs//4)); return bs, probe(clf, x[:n], y[:n])
+    bs, each = clf.recipe.bs, _step_seconds(clf.train(), x[:2], y[:2], 1) / 2
+    while bs > 2 and bs * each > limit:
+        bs //= 2
+    n = max(2, min(16, bs // 4))
+    return bs, probe(clf, x[:n], y[:n])
 
-def training_costs(recipe:Recipe, labels:list, limit:float=10., repeats:int=3) -> dict:
+
+def training_costs(recipe: Recipe, labels: list, limit: float = 10.0, repeats: int = 3) -> dict:
     "Batch size that was measured, settings of speed, seconds of a step of each kind of epoch, MB that memory rose by at most"
-    torch.manual_seed(0); device = default_device()
+    torch.manual_seed(0)
+    device = default_device()
     with PeakMemory() as m:
-        x, y = NoiseStore(recipe, 16).x.to(device), torch.eye(len(labels), device=device)[torch.arange(16) % len(labels)]
+        x, y = (
+            NoiseStore(recipe, 16).x.to(device),
+            torch.eye(len(labels), device=device)[torch.arange(16) % len(labels)],
+        )
         bs, speed = _batch_for(Classifier(recipe, labels).to(device), x, y, limit)
-        kinds = [dict(epochs=n, frozen=bool(k.freeze), step=timing(time_steps(replace(k, bs=bs), labels, speed, repeats, limit*repeats))) for k, n in epoch_kinds(recipe)]
+        kinds = [
+            dict(
+                epochs=n,
+                frozen=bool(k.freeze),
+                step=timing(time_steps(replace(k, bs=bs), labels, speed, repeats, limit * repeats)),
+            )
+            for k, n in epoch_kinds(recipe)
+        ]
     return dict(bs=bs, speed=speed, kinds=kinds, peak_mb=m.rise)
 
 # %% ../nbs/07_benchmarks.ipynb #3c8c634b
-def prediction_rates(clf:Classifier, repeats:int=3) -> dict:
+def prediction_rates(clf: Classifier, repeats: int = 3) -> dict:
     "Items a second that a model predicts, one at a time and 32 at a time, the front end included"
-    store, ways = NoiseStore(clf.recipe, 32), {1: range(8), 32: range(32)}; clf = clf.eval().to(default_device())
-    took = take_turns({bs: partial(predict_store, clf, store, idxs, bs) for bs, idxs in ways.items()}, repeats)
-    return {str(bs): round(len(idxs)/min(took[bs]), 2) for bs, idxs in ways.items()}
+    store, ways = NoiseStore(clf.recipe, 32), {1: range(8), 32: range(32)}
+    clf = clf.eval().to(default_device())
+    took = take_turns(
+        {bs: partial(predict_store, clf, store, idxs, bs) for bs, idxs in ways.items()}, repeats
+    )
+    return {str(bs): round(len(idxs) / min(took[bs]), 2) for bs, idxs in ways.items()}
+
 
 def recipe_costs(
-    recipe:Recipe,
-    labels:list=None,   # default: the classes of its data set
-    limit:float=10.,    # seconds that a training step may take; else it is measured with a smaller batch
-    repeats:int=3,      # timings of each thing, after one that does not count; the least is used
+    recipe: Recipe,
+    labels: list = None,  # default: the classes of its data set
+    limit: float = 10.0,  # seconds that a training step may take; else it is measured with a smaller batch
+    repeats: int = 3,  # timings of each thing, after one that does not count; the least is used
 ) -> dict:
     "What a recipe costs in this process, with random weights, on noise"
-    recipe, labels = replace(recipe, weights=''), list(labels or DATASETS[recipe.data].classes); train = training_costs(recipe, labels, limit, repeats)
+    recipe, labels = replace(recipe, weights=''), list(labels or DATASETS[recipe.data].classes)
+    train = training_costs(recipe, labels, limit, repeats)
     clf = Classifier(recipe, labels)
-    return dict(labels=len(labels), params=clf.n_params, learning=learning(clf), multiply_adds=multiply_adds(clf), file_bytes=file_bytes(clf), **train,
-                items_per_second=prediction_rates(clf, repeats), first_fit=recipe.probe, views=len(recipe.views))
+    return dict(
+        labels=len(labels),
+        params=clf.n_params,
+        learning=learning(clf),
+        multiply_adds=multiply_adds(clf),
+        file_bytes=file_bytes(clf),
+        **train,
+        items_per_second=prediction_rates(clf, repeats),
+        first_fit=recipe.probe,
+        views=len(recipe.views),
+    )
+
 
 def train_seconds(
-    cost:dict,   # of `recipe_costs`
-    n:int,       # training items
+    cost: dict,  # of `recipe_costs`
+    n: int,  # training items
 ) -> float:
     "Estimated seconds of training on `n` items: the steps of all epochs and, where the head is fitted first, the passes for that"
-    steps = sum(k['epochs']*k['step']['least'] for k in cost['kinds'])/cost['bs']
-    return n*(steps + cost['first_fit']/cost['items_per_second']['32']/(1+cost['views']))   # for a prediction, each view is a pass of its own
+    steps = sum(k['epochs'] * k['step']['least'] for k in cost['kinds']) / cost['bs']
+    return n * (
+        steps + cost['first_fit'] / cost['items_per_second']['32'] / (1 + cost['views'])
+    )  # for a prediction, each view is a pass of its own
 
 # %% ../nbs/07_benchmarks.ipynb #675e6f12
 def _cost_child():
     "Reads a recipe and arguments, prints what `recipe_costs` gives"
-    recipe, kw = json.load(sys.stdin); print(json.dumps(recipe_costs(recipe_from(recipe), **kw)))
+    recipe, kw = json.load(sys.stdin)
+    print(json.dumps(recipe_costs(recipe_from(recipe), **kw)))
+
 
 def costs_alone(
-    recipe:Recipe,
-    **kw,           # of `recipe_costs`
+    recipe: Recipe,
+    **kw,  # of `recipe_costs`
 ) -> dict:
     "What `recipe_costs` gives in a process of its own"
     code = 'from instruments_nbdev.benchmarks import _cost_child\nif __name__ == "__main__": _cost_child()'
-    child = subprocess.run([sys.executable, '-c', code], input=json.dumps([asdict(recipe), kw]), capture_output=True, text=True)
-    if child.returncode: raise DataError(f'{recipe.name}: its process ended with status {child.returncode}: {(child.stderr.splitlines() or ["no word"])[-1]}')
+    child = subprocess.run(
+        [sys.executable, '-c', code],
+        input=json.dumps([asdict(recipe), kw]),
+        capture_output=True,
+        text=True,
+    )
+    if child.returncode:
+        raise DataError(
+            f'{recipe.name}: its process ended with status {child.returncode}: {(child.stderr.splitlines() or ["no word"])[-1]}'
+        )
     return json.loads(child.stdout.splitlines()[-1])
+
 
 def _same(recipe):
     "What a recipe's costs depend on, as a digest: its fields, the machine, the libraries"
     made = {k: v for k, v in machine().items() if k != 'load'}
-    return blake2b(json.dumps([asdict(recipe), made], sort_keys=True).encode(), digest_size=8).hexdigest()
+    return blake2b(
+        json.dumps([asdict(recipe), made], sort_keys=True).encode(), digest_size=8
+    ).hexdigest()
+
 
 def run_costs(
-    out:str=None,         # the record; default results/costs.json, or results/costs-small.json
-    small:bool=False,     # one short timing of everything
-    recipes:list=None,    # default: all of `RECIPES`
-) -> dict:                # the record
+    out: str = None,  # the record; default results/costs.json, or results/costs-small.json
+    small: bool = False,  # one short timing of everything
+    recipes: list = None,  # default: all of `RECIPES`
+) -> dict:  # the record
     "Costs of every recipe, added to the record one by one; those that it has already are kept"
-    out, t = Path(out or f'results/costs{"-small"*small}.json'), time.perf_counter(); out.parent.mkdir(parents=True, exist_ok=True)
-    record, recipes = read_benchmarks(out) if out.exists() else {}, recipes or list(RECIPES.values()); done = record.get('costs', {}).get('recipes', {})
+    out, t = Path(out or f'results/costs{"-small" * small}.json'), time.perf_counter()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record, recipes = (
+        read_benchmarks(out) if out.exists() else {},
+        recipes or list(RECIPES.values()),
+    )
+    done = record.get('costs', {}).get('recipes', {})
     todo = [r for r in recipes if done.get(r.name, {}).get('same') != _same(r)]
     for r in todo:
-        done = done | {r.name: costs_alone(r, **dict(limit=.5, repeats=1) if small else {}) | dict(data=r.data, recipe_bs=r.bs, load=machine()['load'], same=_same(r))}
+        done = done | {
+            r.name: costs_alone(r, **dict(limit=0.5, repeats=1) if small else {})
+            | dict(data=r.data, recipe_bs=r.bs, load=machine()['load'], same=_same(r))
+        }
         record['costs'] = dict(made=machine() | dict(small=small), recipes=done)
-        with replacing(out) as tmp: tmp.write_text(json.dumps(record, indent=1))
-    print(f'costs: {len(todo)} recipes, {time.perf_counter()-t:.0f} s'); return record
+        with replacing(out) as tmp:
+            tmp.write_text(json.dumps(record, indent=1))
+    print(f'costs: {len(todo)} recipes, {time.perf_counter() - t:.0f} s')
+    return record
 
 # %% ../nbs/07_benchmarks.ipynb #e0af069c
-def known_runs(folder:str) -> pd.DataFrame:
+def known_runs(folder: str) -> pd.DataFrame:
     "Accuracy with n, interval, constant answer and protocol, and seconds of one run, of each recipe with a record in `folder`: the one with the most items, then the lowest accuracy"
-    rows = [_row(p, r) | dict(runs=r['cv']['folds']*r['cv']['seeds'] if 'cv' in r else 1) for p, r in _records(folder)]
-    t = pd.DataFrame(rows).sort_values(['n', 'accuracy'], ascending=[False, True]).groupby('recipe').first()
-    return t.assign(run_seconds=t.seconds/t.runs)[['accuracy', 'n', 'low', 'high', 'constant', 'protocol', 'run_seconds']]
+    rows = [
+        _row(p, r) | dict(runs=r['cv']['folds'] * r['cv']['seeds'] if 'cv' in r else 1)
+        for p, r in _records(folder)
+    ]
+    t = (
+        pd.DataFrame(rows)
+        .sort_values(['n', 'accuracy'], ascending=[False, True])
+        .groupby('recipe')
+        .first()
+    )
+    return t.assign(run_seconds=t.seconds / t.runs)[
+        ['accuracy', 'n', 'low', 'high', 'constant', 'protocol', 'run_seconds']
+    ]
+
 
 def _bill(c, n):
     step = c['kinds'][-1]['step']['least'] if c['kinds'] else None
-    return {'thousand parameters': c['params']/1e3, 'that learn': c['learning']/1e3, 'million multiply-adds': c['multiply_adds']/1e6, 'file MB': c['file_bytes']/1e6,
-            'batch': (f'{c["bs"]}' + f' of {c["recipe_bs"]}'*(c['bs'] < c['recipe_bs'])) if c['kinds'] else None, 'ms an item': step and 1e3*step/c['bs'], 'peak MB': c['peak_mb'],
-            f'estimate, s for {n:,} items': train_seconds(c, n), 'items/s, 1': c['items_per_second']['1'], 'items/s, 32': c['items_per_second']['32'],
-            'speed': ', '.join(k for k in ('bf16', 'channels_last') if c['speed'].get(k)) or 'plain'}
+    return {
+        'thousand parameters': c['params'] / 1e3,
+        'that learn': c['learning'] / 1e3,
+        'million multiply-adds': c['multiply_adds'] / 1e6,
+        'file MB': c['file_bytes'] / 1e6,
+        'batch': (f'{c["bs"]}' + f' of {c["recipe_bs"]}' * (c['bs'] < c['recipe_bs']))
+        if c['kinds']
+        else None,
+        'ms an item': step and 1e3 * step / c['bs'],
+        'peak MB': c['peak_mb'],
+        f'estimate, s for {n:,} items': train_seconds(c, n),
+        'items/s, 1': c['items_per_second']['1'],
+        'items/s, 32': c['items_per_second']['32'],
+        'speed': ', '.join(k for k in ('bf16', 'channels_last') if c['speed'].get(k)) or 'plain',
+    }
+
 
 def cost_table(
-    record:dict,         # of `run_costs`
-    n:int=1000,          # training items of the estimate
-    known=None,          # of `known_runs`
-) -> pd.DataFrame:       # a row a recipe, by multiply-adds; ms an item: of a training step in the last kind of epoch
+    record: dict,  # of `run_costs`
+    n: int = 1000,  # training items of the estimate
+    known=None,  # of `known_runs`
+) -> (
+    pd.DataFrame
+):  # a row a recipe, by multiply-adds; ms an item: of a training step in the last kind of epoch
     "What every recipe costs, in a table for people"
-    t = pd.DataFrame({k: _bill(c, n) for k, c in record['costs']['recipes'].items()}).T.sort_values('million multiply-adds')
-    if known is not None: t = t.assign(**{'a real run, s': known.run_seconds, 'accuracy, %': 100*known.accuracy, 'n': known.n})
+    t = pd.DataFrame({k: _bill(c, n) for k, c in record['costs']['recipes'].items()}).T.sort_values(
+        'million multiply-adds'
+    )
+    if known is not None:
+        t = t.assign(
+            **{
+                'a real run, s': known.run_seconds,
+                'accuracy, %': 100 * known.accuracy,
+                'n': known.n,
+            }
+        )
     return t
 
-def rounded(t:pd.DataFrame) -> pd.DataFrame:
+
+def rounded(t: pd.DataFrame) -> pd.DataFrame:
     "`t` with numbers as texts of two or three digits"
-    def text(v): return '–' if pd.isna(v) else f'{v:,.0f}' if abs(v) >= 20 else f'{v:.1f}' if abs(v) >= 1 else f'{v:.2g}'
+
+    def text(v):
+        return (
+            '–'
+            if pd.isna(v)
+            else f'{v:,.0f}'
+            if abs(v) >= 20
+            else f'{v:.1f}'
+            if abs(v) >= 1
+            else f'{v:.2g}'
+        )
+
     return t.apply(lambda c: c.map(lambda v: v if isinstance(v, str) else text(v)))
 
 # %% ../nbs/07_benchmarks.ipynb #d95d7d70
 def _fft(items, small):
-    kw = dict(rounds=2, clips=2, seconds=1.) if small else {}
-    return dict(races=[fft_race(front, threads=t, **kw) for front in (FRONT, _FRONT32) for t in (1, 2)])
+    kw = dict(rounds=2, clips=2, seconds=1.0) if small else {}
+    return dict(
+        races=[fft_race(front, threads=t, **kw) for front in (FRONT, _FRONT32) for t in (1, 2)]
+    )
+
 
 def _throughput(items, small):
     kw = dict(n=22050, bs=16, epochs=2, rounds=1, workers=(0,)) if small else {}
-    with TemporaryDirectory() as folder: return dict(formats={f: throughput(t.path, **kw) for f, t in _formats(items, folder).items()})
+    with TemporaryDirectory() as folder:
+        return dict(
+            formats={f: throughput(t.path, **kw) for f, t in _formats(items, folder).items()}
+        )
+
 
 def _share(items, small):
     "The middle one of three measurements, and what all three gave"
-    each = sorted((epoch_share(RECIPES['sounds-cnn'], items, 2 if small else 6) for _ in range(1 if small else 3)), key=lambda s: s['outside'])
-    return each[len(each)//2] | dict(all=[s['outside'] for s in each])
+    each = sorted(
+        (
+            epoch_share(RECIPES['sounds-cnn'], items, 2 if small else 6)
+            for _ in range(1 if small else 3)
+        ),
+        key=lambda s: s['outside'],
+    )
+    return each[len(each) // 2] | dict(all=[s['outside'] for s in each])
+
 
 def _race(items, small):
     ours, theirs = RECIPES['sounds-cnn'], RECIPES['sounds-cnn-published']
-    if small: return dict(formats={'small': accuracy_race(items, replace(ours, epochs=1), replace(theirs, epochs=1), seeds=(0,), workers=(0,))})
-    return dict(formats={Path(items.path.iloc[0]).suffix[1:]: accuracy_race(items, ours, theirs)})   # each of three seeds takes seven minutes
+    if small:
+        return dict(
+            formats={
+                'small': accuracy_race(
+                    items,
+                    replace(ours, epochs=1),
+                    replace(theirs, epochs=1),
+                    seeds=(0,),
+                    workers=(0,),
+                )
+            }
+        )
+    return dict(
+        formats={Path(items.path.iloc[0]).suffix[1:]: accuracy_race(items, ours, theirs)}
+    )  # each of three seeds takes seven minutes
 
-def _scale(items, small): return dict(sizes=scale((50, 100), clips=100) if small else scale())
+
+def _scale(items, small):
+    return dict(sizes=scale((50, 100), clips=100) if small else scale())
+
 
 MEASUREMENTS = dict(fft=_fft, throughput=_throughput, share=_share, accuracy=_race, scale=_scale)
 
@@ -664,52 +1207,95 @@ def _choice(only):
     "Names of measurements from a list or a text with commas; all of them and the costs by default"
     known = (*MEASUREMENTS, 'costs')
     names = only.split(',') if isinstance(only, str) and only else list(only or known)
-    if odd := [n for n in names if n not in known]: raise DataError(f'there is no measurement {odd[0]!r}: choose among {", ".join(known)}')
+    if odd := [n for n in names if n not in known]:
+        raise DataError(f'there is no measurement {odd[0]!r}: choose among {", ".join(known)}')
     return names
 
+
 def run_benchmarks(
-    root=None,          # ESC-50; default: in $INSTRUMENTS_DATA, else in the cache
-    out:str=None,       # the record; default results/benchmarks.json, or results/benchmarks-small.json
-    only=None,          # some of the measurements: a list, or names with commas between them
-    small:bool=False,   # tiny sizes, which only show that it works
-) -> dict:              # the record
+    root=None,  # ESC-50; default: in $INSTRUMENTS_DATA, else in the cache
+    out: str = None,  # the record; default results/benchmarks.json, or results/benchmarks-small.json
+    only=None,  # some of the measurements: a list, or names with commas between them
+    small: bool = False,  # tiny sizes, which only show that it works
+) -> dict:  # the record
     "Makes measurements on ESC-50, one after the other, and puts each into the record; costs of recipes have their own, see `run_costs`"
     names = _choice(only)
-    if names == ['costs']: return run_costs(out, small)
+    if names == ['costs']:
+        return run_costs(out, small)
     items = split_items(esc50.items(root), 'source').reset_index(drop=True)
-    path = Path(out or f'results/benchmarks{"-small"*small}.json'); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(out or f'results/benchmarks{"-small" * small}.json')
+    path.parent.mkdir(parents=True, exist_ok=True)
     record = read_benchmarks(path) if path.exists() else {}
     for name in [n for n in names if n in MEASUREMENTS]:
-        made, t = machine(), time.perf_counter(); data = MEASUREMENTS[name](items, small)
-        record[name] = dict(made=made | dict(clips=len(items), small=small, seconds=round(time.perf_counter()-t, 1)), **data)
-        with replacing(path) as tmp: tmp.write_text(json.dumps(record, indent=1))
+        made, t = machine(), time.perf_counter()
+        data = MEASUREMENTS[name](items, small)
+        record[name] = dict(
+            made=made
+            | dict(clips=len(items), small=small, seconds=round(time.perf_counter() - t, 1)),
+            **data,
+        )
+        with replacing(path) as tmp:
+            tmp.write_text(json.dumps(record, indent=1))
         print(f'{name}: {record[name]["made"]["seconds"]:.0f} s')
     return record | (run_costs(out, small) if 'costs' in names else {})
 
 # %% ../nbs/07_benchmarks.ipynb #3e9380be
 def targets(
-    record:dict,     # from `read_benchmarks`, with all measurements
-) -> pd.DataFrame:   # what, target, measured, met
+    record: dict,  # from `read_benchmarks`, with all measurements
+) -> pd.DataFrame:  # what, target, measured, met
     "Each claim about speed beside what was measured"
-    acc, thr = (next(iter(record.get(k, {}).get('formats', {'': {}}).values())) for k in ('accuracy', 'throughput'))
-    per = [r['build']['median']+r['epoch']['median'] for r in record['scale']['sizes']]
-    rows = [('a', 'time to the source\'s validation accuracy, times sooner', '>= 8', acc.get('ratio', float('nan'))),
-            ('b', 'files to batches over ten epochs, times librosa', '>= 4', thr['librosa']),
-            ('b', 'files to batches over ten epochs, times torchaudio', '>= 3', thr['torchaudio']),
-            ('c', 'log-mel over the bare FFT of its frames', '<= 2', max(r['ratio'] for r in record['fft']['races'])),
-            ('d', 'share of an epoch outside forward, backward, step', '<= 0.15', record['share']['outside']),
-            ('e', 'cost of a clip among the most clips, over that among a thousand', '<= 1.5', round(per[-1]/per[1], 2))]
+    acc, thr = (
+        next(iter(record.get(k, {}).get('formats', {'': {}}).values()))
+        for k in ('accuracy', 'throughput')
+    )
+    per = [r['build']['median'] + r['epoch']['median'] for r in record['scale']['sizes']]
+    rows = [
+        (
+            'a',
+            'time to the source\'s validation accuracy, times sooner',
+            '>= 8',
+            acc.get('ratio', float('nan')),
+        ),
+        ('b', 'files to batches over ten epochs, times librosa', '>= 4', thr['librosa']),
+        ('b', 'files to batches over ten epochs, times torchaudio', '>= 3', thr['torchaudio']),
+        (
+            'c',
+            'log-mel over the bare FFT of its frames',
+            '<= 2',
+            max(r['ratio'] for r in record['fft']['races']),
+        ),
+        (
+            'd',
+            'share of an epoch outside forward, backward, step',
+            '<= 0.15',
+            record['share']['outside'],
+        ),
+        (
+            'e',
+            'cost of a clip among the most clips, over that among a thousand',
+            '<= 1.5',
+            round(per[-1] / per[1], 2),
+        ),
+    ]
     t = pd.DataFrame(rows, columns=['', 'what', 'target', 'measured']).set_index('')
-    return t.assign(met=[v >= float(g[3:]) if g[0] == '>' else v <= float(g[3:]) for g, v in zip(t.target, t.measured)])
+    return t.assign(
+        met=[
+            v >= float(g[3:]) if g[0] == '>' else v <= float(g[3:])
+            for g, v in zip(t.target, t.measured)
+        ]
+    )
 
 # %% ../nbs/07_benchmarks.ipynb #eb367f6a
 @call_parse
 def main(
-    only:str='',        # fft, throughput, share, accuracy, scale, costs: some of them, with commas; default: all
-    out:str='',         # the record; default results/benchmarks.json, and results/costs.json
-    root:str=None,      # ESC-50; default: in $INSTRUMENTS_DATA, else in the cache
-    small:bool=False,   # tiny sizes, which only show that it works
+    only: str = '',  # fft, throughput, share, accuracy, scale, costs: some of them, with commas; default: all
+    out: str = '',  # the record; default results/benchmarks.json, and results/costs.json
+    root: str = None,  # ESC-50; default: in $INSTRUMENTS_DATA, else in the cache
+    small: bool = False,  # tiny sizes, which only show that it works
 ):
     "Measures speed on ESC-50 and the costs of every recipe, and writes the records that `07_benchmarks` shows"
-    try: run_benchmarks(root, out, only, small)
-    except DataError as e: print(f'benchmarks: {e}', file=sys.stderr); raise SystemExit(2) from None
+    try:
+        run_benchmarks(root, out, only, small)
+    except DataError as e:
+        print(f'benchmarks: {e}', file=sys.stderr)
+        raise SystemExit(2) from None

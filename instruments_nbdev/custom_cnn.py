@@ -17,429 +17,975 @@ from pathlib import Path
 from threading import Lock
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn as nn, torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
+
 with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # captum imports tqdm.auto, which warns wherever ipywidgets is missing
+    warnings.simplefilter(
+        'ignore'
+    )  # captum imports tqdm.auto, which warns wherever ipywidgets is missing
     from captum.attr import LayerGradCam
 from torchinfo import summary
 from torchvision.transforms import v2
-from .audio_transforms import ItemError, RandomTransform, Store, open_store, _bytes, _digest
+from instruments_nbdev.audio_transforms import (
+    ItemError,
+    RandomTransform,
+    Store,
+    open_store,
+    _bytes,
+    _digest,
+)
 from .experiments import add_space, run_jobs
 from .data import split_items
-from .training import RECIPES, Classifier, Recipe, add_recipe, build, probe, set_speed, _step_seconds
+from instruments_nbdev.training import (
+    RECIPES,
+    Classifier,
+    Recipe,
+    add_recipe,
+    build,
+    probe,
+    set_speed,
+    _step_seconds,
+)
 
 # %% ../nbs/02_custom_cnn.ipynb #1bb520ea
 class PublishedSoundCNN(nn.Sequential):
     "Source S3's network: features (B, M, F) to logits (B, n_out)"
-    def __init__(self, n_out:int=10):
+
+    def __init__(self, n_out: int = 10):
         chs, sizes = (1, 8, 16, 32, 64), (5, 3, 3, 3)
-        convs = [l for i,o,k in zip(chs, chs[1:], sizes) for l in (nn.Conv2d(i, o, k, 2, k//2), nn.ReLU(), nn.BatchNorm2d(o))]
-        super().__init__(nn.Unflatten(1, (1, -1)), *convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(chs[-1], n_out))
+        convs = [
+            l
+            for i, o, k in zip(chs, chs[1:], sizes)
+            for l in (nn.Conv2d(i, o, k, 2, k // 2), nn.ReLU(), nn.BatchNorm2d(o))
+        ]
+        super().__init__(
+            nn.Unflatten(1, (1, -1)),
+            *convs,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(chs[-1], n_out),
+        )
         for l in self:
-            if isinstance(l, nn.Conv2d): nn.init.kaiming_normal_(l.weight, a=.1); nn.init.zeros_(l.bias)
+            if isinstance(l, nn.Conv2d):
+                nn.init.kaiming_normal_(l.weight, a=0.1)
+                nn.init.zeros_(l.bias)
 
 # %% ../nbs/02_custom_cnn.ipynb #2181ac75
-add_recipe(Recipe('sounds-cnn-published', about='Source S3, scratch CNN: published 92.5 % on its 40 test clips; 100 epochs',
-    split='source', store=('audio_transforms.sound_store', dict(sr=44100)), window=220500,
-    front_end=('audio_transforms.LogMel', dict(sr=44100, n_fft=1024, hop_length=512, n_mels=64, mel_scale='htk', top_db=80, norm='clip')),
-    augment=(('audio_transforms.CircularShift', dict(max_share=.4)),),
-    augment_features=(('audio_transforms.FreqMask', dict(share=.1, n=2)), ('audio_transforms.TimeMask', dict(share=.1, n=2))),
-    body=('custom_cnn.PublishedSoundCNN', {}), epochs=100, bs=32, lr=1.68e-3, opt='rmsprop', wd=0., schedule='one_cycle_linear', pct_start=.3));
+add_recipe(
+    Recipe(
+        'sounds-cnn-published',
+        about='Source S3, scratch CNN: published 92.5 % on its 40 test clips; 100 epochs',
+        split='source',
+        store=('audio_transforms.sound_store', dict(sr=44100)),
+        window=220500,
+        front_end=(
+            'audio_transforms.LogMel',
+            dict(
+                sr=44100,
+                n_fft=1024,
+                hop_length=512,
+                n_mels=64,
+                mel_scale='htk',
+                top_db=80,
+                norm='clip',
+            ),
+        ),
+        augment=(('audio_transforms.CircularShift', dict(max_share=0.4)),),
+        augment_features=(
+            ('audio_transforms.FreqMask', dict(share=0.1, n=2)),
+            ('audio_transforms.TimeMask', dict(share=0.1, n=2)),
+        ),
+        body=('custom_cnn.PublishedSoundCNN', {}),
+        epochs=100,
+        bs=32,
+        lr=1.68e-3,
+        opt='rmsprop',
+        wd=0.0,
+        schedule='one_cycle_linear',
+        pct_start=0.3,
+    )
+);
 
 # %% ../nbs/02_custom_cnn.ipynb #a732fa83
-add_space('sounds-cnn-published', {'opt': ('adam', 'rmsprop', 'sgd'), 'lr': dict(low=1e-5, high=1e-1, log=True), 'bs': (8, 16, 32, 64)});
+add_space(
+    'sounds-cnn-published',
+    {
+        'opt': ('adam', 'rmsprop', 'sgd'),
+        'lr': dict(low=1e-5, high=1e-1, log=True),
+        'bs': (8, 16, 32, 64),
+    },
+);
 
 # %% ../nbs/02_custom_cnn.ipynb #794ff56b
-def conv_bn(i:int, o:int, k:int=3, stride:int=1, groups:int=1, act:bool=True) -> nn.Sequential:
+def conv_bn(
+    i: int, o: int, k: int = 3, stride: int = 1, groups: int = 1, act: bool = True
+) -> nn.Sequential:
     "Convolution without bias, batch norm and, with `act`, ReLU"
-    return nn.Sequential(nn.Conv2d(i, o, k, stride, k//2, groups=groups, bias=False), nn.BatchNorm2d(o), *[nn.ReLU(inplace=True)]*act)
+    return nn.Sequential(
+        nn.Conv2d(i, o, k, stride, k // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(o),
+        *[nn.ReLU(inplace=True)] * act,
+    )
+
 
 class ResBlock(nn.Module):
     "Two 3×3 convolutions and a shortcut (He et al. 2016; average pooling in the shortcut: He et al. 2019)"
-    def __init__(self, i:int, o:int, stride:int=2, groups:int=1):
+
+    def __init__(self, i: int, o: int, stride: int = 2, groups: int = 1):
         super().__init__()
-        self.convs = nn.Sequential(conv_bn(i, o, stride=stride), conv_bn(o, o, groups=groups, act=False))
-        pool = [nn.AvgPool2d(2, ceil_mode=True)]*(stride == 2)
-        self.short = nn.Sequential(*pool, *[conv_bn(i, o, 1, act=False)]*(i != o))
-    def forward(self, x): return F.relu(self.convs(x) + self.short(x))
+        self.convs = nn.Sequential(
+            conv_bn(i, o, stride=stride), conv_bn(o, o, groups=groups, act=False)
+        )
+        pool = [nn.AvgPool2d(2, ceil_mode=True)] * (stride == 2)
+        self.short = nn.Sequential(*pool, *[conv_bn(i, o, 1, act=False)] * (i != o))
+
+    def forward(self, x):
+        return F.relu(self.convs(x) + self.short(x))
 
 # %% ../nbs/02_custom_cnn.ipynb #864c159f
 class SoundCNN(nn.Module):
     "Features (B, M, F) to logits (B, n_out): batch norm by band, stem of stride 2, residual blocks, mean plus maximum over time"
-    def __init__(self, n_mels:int=64, widths:tuple=(32, 64, 96, 104), groups:int=4, dropout:float=.2, n_out:int=10):
+
+    def __init__(
+        self,
+        n_mels: int = 64,
+        widths: tuple = (32, 64, 96, 104),
+        groups: int = 4,
+        dropout: float = 0.2,
+        n_out: int = 10,
+    ):
         super().__init__()
         self.norm = nn.BatchNorm1d(n_mels)
-        self.blocks = nn.Sequential(conv_bn(1, widths[0], 5, 2), *[ResBlock(i, o, groups=groups) for i,o in zip(widths, widths[1:])])
+        self.blocks = nn.Sequential(
+            conv_bn(1, widths[0], 5, 2),
+            *[ResBlock(i, o, groups=groups) for i, o in zip(widths, widths[1:])],
+        )
         self.drop, self.fc = nn.Dropout(dropout), nn.Linear(widths[-1], n_out)
 
     def forward(self, x):
-        x = self.blocks(self.norm(x)[:, None]).mean(2)        # (B, C, F): bands averaged
+        x = self.blocks(self.norm(x)[:, None]).mean(2)  # (B, C, F): bands averaged
         return self.fc(self.drop(x.mean(2) + x.amax(2)))
 
 # %% ../nbs/02_custom_cnn.ipynb #74a4c53b
-add_recipe(Recipe('sounds-cnn', about='Small residual CNN on 64 mel bands; official 5 folds of ESC-50 (ten classes), a minute or two a fold on two cores',
-    store=('audio_transforms.sound_store', dict(sr=22050)), window=110250,
-    front_end=('audio_transforms.LogMel', dict(sr=22050, n_fft=1024, hop_length=512, n_mels=64, f_min=20, log='ln', mel_norm='slaney')),
-    augment=(('audio_transforms.CircularShift', dict(max_share=1.)), ('audio_transforms.Gain', dict(lo=-6., hi=6.))),
-    mixup=('audio_transforms.WaveMixup', dict(alpha=.4)),
-    augment_features=(('audio_transforms.FreqShift', dict(bands=3)), ('audio_transforms.BandGain', dict(sd=.9)),
-                      ('audio_transforms.FreqMask', dict(share=.1, n=2)), ('audio_transforms.TimeMask', dict(share=.1, n=2))),
-    body=('custom_cnn.SoundCNN', {}), epochs=100, bs=32, lr=4e-3, wd=.02, label_smoothing=.1, ema=.98, half=True));
+add_recipe(
+    Recipe(
+        'sounds-cnn',
+        about='Small residual CNN on 64 mel bands; official 5 folds of ESC-50 (ten classes), a minute or two a fold on two cores',
+        store=('audio_transforms.sound_store', dict(sr=22050)),
+        window=110250,
+        front_end=(
+            'audio_transforms.LogMel',
+            dict(
+                sr=22050,
+                n_fft=1024,
+                hop_length=512,
+                n_mels=64,
+                f_min=20,
+                log='ln',
+                mel_norm='slaney',
+            ),
+        ),
+        augment=(
+            ('audio_transforms.CircularShift', dict(max_share=1.0)),
+            ('audio_transforms.Gain', dict(lo=-6.0, hi=6.0)),
+        ),
+        mixup=('audio_transforms.WaveMixup', dict(alpha=0.4)),
+        augment_features=(
+            ('audio_transforms.FreqShift', dict(bands=3)),
+            ('audio_transforms.BandGain', dict(sd=0.9)),
+            ('audio_transforms.FreqMask', dict(share=0.1, n=2)),
+            ('audio_transforms.TimeMask', dict(share=0.1, n=2)),
+        ),
+        body=('custom_cnn.SoundCNN', {}),
+        epochs=100,
+        bs=32,
+        lr=4e-3,
+        wd=0.02,
+        label_smoothing=0.1,
+        ema=0.98,
+        half=True,
+    )
+);
 
 # %% ../nbs/02_custom_cnn.ipynb #8103d465
-class PhotoError(ItemError): "A photo that cannot be used"
+class PhotoError(ItemError):
+    "A photo that cannot be used"
+
 
 _FORMATS, _MAX_PIXELS, _LARGE = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF'), 80_000_000, 8_000_000
-_ALONE = Lock()    # a large photo takes a gigabyte for a moment: one at a time, however many threads there are
+_ALONE = (
+    Lock()
+)  # a large photo takes a gigabyte for a moment: one at a time, however many threads there are
+
 
 def _rgb(im):
     "An upright RGB picture of one in any mode; what is transparent becomes white"
     im = ImageOps.exif_transpose(im)
-    if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im)/257).clip(0, 255).astype('u1'))   # 16 bits a pixel
-    if im.has_transparency_data: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
+    if im.mode.startswith('I'):
+        im = Image.fromarray((np.asarray(im) / 257).clip(0, 255).astype('u1'))  # 16 bits a pixel
+    if im.has_transparency_data:
+        im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
     return im.convert('RGB')
+
 
 def _pixels(data, size):
     "uint8 (size, size, 3) from the bytes of a photo; errors do not name the file yet"
     try:
         im = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if im.width*im.height <= _MAX_PIXELS:
-            im.draft('RGB', (size, size))             # a large JPEG is decoded at a half, a quarter or an eighth
-            with _ALONE if im.width*im.height > _LARGE else nullcontext():
-                return np.asarray(_rgb(im).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.))
-    except UnidentifiedImageError: raise PhotoError(f'is none of {", ".join(_FORMATS)}') from None
-    except Image.DecompressionBombError: raise PhotoError(f'has far more than {_MAX_PIXELS//10**6} million pixels') from None
-    except MemoryError: raise
-    except Exception as e:                            # a decoder raises whatever it stumbles over
-        raise PhotoError(f'cannot be decoded: {(str(e) or type(e).__name__).splitlines()[0][:80]}') from None
-    raise PhotoError(f'has {im.width} x {im.height} pixels, more than {_MAX_PIXELS//10**6} million')
+        if im.width * im.height <= _MAX_PIXELS:
+            im.draft(
+                'RGB', (size, size)
+            )  # a large JPEG is decoded at a half, a quarter or an eighth
+            with _ALONE if im.width * im.height > _LARGE else nullcontext():
+                return np.asarray(
+                    _rgb(im).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+                )
+    except UnidentifiedImageError:
+        raise PhotoError(f'is none of {", ".join(_FORMATS)}') from None
+    except Image.DecompressionBombError:
+        raise PhotoError(f'has far more than {_MAX_PIXELS // 10**6} million pixels') from None
+    except MemoryError:
+        raise
+    except Exception as e:  # a decoder raises whatever it stumbles over
+        raise PhotoError(
+            f'cannot be decoded: {(str(e) or type(e).__name__).splitlines()[0][:80]}'
+        ) from None
+    raise PhotoError(
+        f'has {im.width} x {im.height} pixels, more than {_MAX_PIXELS // 10**6} million'
+    )
+
 
 def decode_photo(
-    path,           # JPEG, PNG, WebP, GIF, BMP or TIFF
-    size:int=224,   # side of the square
-) -> np.ndarray:    # uint8 (size, size, 3)
+    path,  # JPEG, PNG, WebP, GIF, BMP or TIFF
+    size: int = 224,  # side of the square
+) -> np.ndarray:  # uint8 (size, size, 3)
     "The whole photo as an upright RGB square; `PhotoError` names the file"
-    try: return _pixels(_bytes(path), size)
-    except ItemError as e: raise PhotoError(f'{path} {e}') from None
+    try:
+        return _pixels(_bytes(path), size)
+    except ItemError as e:
+        raise PhotoError(f'{path} {e}') from None
 
 # %% ../nbs/02_custom_cnn.ipynb #e3a6ab1f
 def _load_photo(path, size):
     "(pixels, digest, 0, reason or None) of one file: its errors are data"
     y, digest, why = np.zeros(0, 'u1'), None, None
-    try: digest = _digest(data := _bytes(path)); y = _pixels(data, size)
-    except ItemError as e: why = str(e)
-    except MemoryError: digest, why = None, 'is too large for the memory that there is'
+    try:
+        digest = _digest(data := _bytes(path))
+        y = _pixels(data, size)
+    except ItemError as e:
+        why = str(e)
+    except MemoryError:
+        digest, why = None, 'is too large for the memory that there is'
     return y, digest or f'unreadable: {why}', 0, why
+
 
 class PhotoStore(Store):
     "Decoded photos by index, memory-mapped: `store.batch(idx)` is a uint8 tensor (B, 3, size, size)"
+
     what, suffix, dtype, load = 'photo', '.u8', 'u1', staticmethod(_load_photo)
-    def photo(self, i): return self[i].reshape(self.key, self.key, 3)
-    def batch(self, idx): return torch.from_numpy(np.stack([self.photo(i) for i in idx])).permute(0, 3, 1, 2)   # channels last in memory
+
+    def photo(self, i):
+        return self[i].reshape(self.key, self.key, 3)
+
+    def batch(self, idx):
+        return torch.from_numpy(np.stack([self.photo(i) for i in idx])).permute(
+            0, 3, 1, 2
+        )  # channels last in memory
+
     def html(self, path):
         "An HTML image that holds its own data"
-        Image.fromarray(self.photo(self.paths.index(str(path)))).save(b := io.BytesIO(), format='JPEG', quality=85)
+        Image.fromarray(self.photo(self.paths.index(str(path)))).save(
+            b := io.BytesIO(), format='JPEG', quality=85
+        )
         return f'<img src="data:image/jpeg;base64,{base64.b64encode(b.getvalue()).decode()}">'
-    def __repr__(self): return f'PhotoStore: {len(self)} photos of {self.key} x {self.key}, {self.data.nbytes/1e6:.1f} MB, {len(self.broken)} files broken'
+
+    def __repr__(self):
+        return f'PhotoStore: {len(self)} photos of {self.key} x {self.key}, {self.data.nbytes / 1e6:.1f} MB, {len(self.broken)} files broken'
+
 
 def photo_store(
-    paths,          # photo files, in the order of the items
-    size:int=224,   # side of the squares
-    **kw,           # cache, skip_broken, progress, workers of `open_store`
+    paths,  # photo files, in the order of the items
+    size: int = 224,  # side of the squares
+    **kw,  # cache, skip_broken, progress, workers of `open_store`
 ) -> PhotoStore:
     "The `PhotoStore` of these files by `open_store`; `ItemError` names all broken files"
-    if not isinstance(size, int) or not 1 <= size <= 2048: raise PhotoError(f'the side of stored photos must be a whole number from 1 to 2048, not {size!r}')
+    if not isinstance(size, int) or not 1 <= size <= 2048:
+        raise PhotoError(
+            f'the side of stored photos must be a whole number from 1 to 2048, not {size!r}'
+        )
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module='PIL')          # what is odd about a photo is no news where it can be read, and an error where not
+        warnings.filterwarnings(
+            'ignore', module='PIL'
+        )  # what is odd about a photo is no news where it can be read, and an error where not
         return open_store(PhotoStore, paths, size, **kw)
 
 # %% ../nbs/02_custom_cnn.ipynb #acf426d4
-def _unit(x): return x.float()/255 if x.dtype == torch.uint8 else x
+def _unit(x):
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
 
 class PhotoWarp(RandomTransform):
     "Photos (B, 3, H, W) as floats (B, 3, size, size) in 0..1: another cut, shape, turn and side of each"
-    progress = 0.                    # the share of the training that is done; the training says so
-    def __init__(self,
-        sizes:tuple=((0., 128),),    # (share of the training, side from then on), in order
-        area:tuple=(.35, 1.),        # share of the photo that is cut out
-        stretch:float=1.33,          # largest ratio of its sides
-        turn:float=12.,              # largest turn in degrees
-        flip:float=.5,               # chance to be mirrored
-    ): super().__init__(); self.sizes, self.area, self.stretch, self.turn, self.flip = sizes, area, stretch, turn, flip
+
+    progress = 0.0  # the share of the training that is done; the training says so
+
+    def __init__(
+        self,
+        sizes: tuple = ((0.0, 128),),  # (share of the training, side from then on), in order
+        area: tuple = (0.35, 1.0),  # share of the photo that is cut out
+        stretch: float = 1.33,  # largest ratio of its sides
+        turn: float = 12.0,  # largest turn in degrees
+        flip: float = 0.5,  # chance to be mirrored
+    ):
+        super().__init__()
+        self.sizes, self.area, self.stretch, self.turn, self.flip = sizes, area, stretch, turn, flip
+
     @property
-    def size(self): return [s for p, s in self.sizes if p <= self.progress][-1]
+    def size(self):
+        return [s for p, s in self.sizes if p <= self.progress][-1]
+
     def draw(self, x):
         n, u = len(x), self.uniform
-        side, ratio, a = u(n, *self.area).sqrt(), torch.exp(u(n, -1, 1)*math.log(self.stretch)/2), u(n, -1, 1)*math.radians(self.turn)
-        w, h = (side*ratio).clamp(max=1), (side/ratio).clamp(max=1); side = torch.where(u(n, 0, 1) < self.flip, -1., 1.)
-        rows = [w*a.cos()*side, -h*a.sin(), u(n, -1, 1)*(1-w), w*a.sin()*side, h*a.cos(), u(n, -1, 1)*(1-h)]
-        return torch.stack(rows, 1).view(n, 2, 3),
+        side, ratio, a = (
+            u(n, *self.area).sqrt(),
+            torch.exp(u(n, -1, 1) * math.log(self.stretch) / 2),
+            u(n, -1, 1) * math.radians(self.turn),
+        )
+        w, h = (side * ratio).clamp(max=1), (side / ratio).clamp(max=1)
+        side = torch.where(u(n, 0, 1) < self.flip, -1.0, 1.0)
+        rows = [
+            w * a.cos() * side,
+            -h * a.sin(),
+            u(n, -1, 1) * (1 - w),
+            w * a.sin() * side,
+            h * a.cos(),
+            u(n, -1, 1) * (1 - h),
+        ]
+        return (torch.stack(rows, 1).view(n, 2, 3),)
+
     def transform(self, x, theta):
-        grid = F.affine_grid(theta.to(x.device), (len(x), 3, self.size, self.size), align_corners=False)
+        grid = F.affine_grid(
+            theta.to(x.device), (len(x), 3, self.size, self.size), align_corners=False
+        )
         return F.grid_sample(_unit(x), grid, padding_mode='reflection', align_corners=False)
 
 # %% ../nbs/02_custom_cnn.ipynb #47561cd8
 class PhotoColour(RandomTransform):
     "Photos (B, 3, H, W) in another light: floats in 0..1"
-    def __init__(self,
-        brightness:float=.3, contrast:float=.3, saturation:float=.5,   # factors from 1-v to 1+v
-        hue:float=20.,                                                  # largest turn of the colour circle in degrees
-        grey:float=.1,                                                  # chance to lose all colour
-        p:float=1.,                                                     # chance of each of these changes; `grey` has its own
-    ): super().__init__(p); self.limits, self.hue, self.grey = (brightness, contrast, saturation), hue, grey
+
+    def __init__(
+        self,
+        brightness: float = 0.3,
+        contrast: float = 0.3,
+        saturation: float = 0.5,  # factors from 1-v to 1+v
+        hue: float = 20.0,  # largest turn of the colour circle in degrees
+        grey: float = 0.1,  # chance to lose all colour
+        p: float = 1.0,  # chance of each of these changes; `grey` has its own
+    ):
+        super().__init__(p)
+        self.limits, self.hue, self.grey = (brightness, contrast, saturation), hue, grey
+
     def draw(self, x):
-        n = len(x); b, c, s = (self.uniform(n, 1-v, 1+v, neutral=1.) for v in self.limits)
-        return b, c, torch.where(torch.rand(n, generator=self.gen) < self.grey, 0., s), self.uniform(n, -1, 1, neutral=0.)*math.radians(self.hue)
+        n = len(x)
+        b, c, s = (self.uniform(n, 1 - v, 1 + v, neutral=1.0) for v in self.limits)
+        return (
+            b,
+            c,
+            torch.where(torch.rand(n, generator=self.gen) < self.grey, 0.0, s),
+            self.uniform(n, -1, 1, neutral=0.0) * math.radians(self.hue),
+        )
+
     def transform(self, x, b, c, s, hue):
-        x = _unit(x); luma = torch.tensor([.299, .587, .114]); b, c, s, hue = (v.view(-1, 1, 1) for v in (b, c, s, hue))
-        third, skew = torch.full((3, 3), 1/3), torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])/math.sqrt(3)
-        turn = hue.cos()*torch.eye(3) + (1-hue.cos())*third + hue.sin()*skew               # around the grey axis (Rodrigues)
-        m = (b*c*(s*torch.eye(3) + (1-s)*luma.expand(3, 3)) @ turn).to(x); level = b.to(x)*(x.mean((2, 3)) @ luma.to(x)).view(-1, 1, 1)
-        return torch.baddbmm((1-c.to(x))*level, m, x.flatten(2)).clamp_(0, 1).view_as(x)
+        x = _unit(x)
+        luma = torch.tensor([0.299, 0.587, 0.114])
+        b, c, s, hue = (v.view(-1, 1, 1) for v in (b, c, s, hue))
+        third, skew = (
+            torch.full((3, 3), 1 / 3),
+            torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3),
+        )
+        turn = (
+            hue.cos() * torch.eye(3) + (1 - hue.cos()) * third + hue.sin() * skew
+        )  # around the grey axis (Rodrigues)
+        m = (b * c * (s * torch.eye(3) + (1 - s) * luma.expand(3, 3)) @ turn).to(x)
+        level = b.to(x) * (x.mean((2, 3)) @ luma.to(x)).view(-1, 1, 1)
+        return torch.baddbmm((1 - c.to(x)) * level, m, x.flatten(2)).clamp_(0, 1).view_as(x)
 
 # %% ../nbs/02_custom_cnn.ipynb #2e440c84
 class PhotoSoft(RandomTransform):
     "Photos (B, 3, H, W) with fewer pixels: shrunk to one of `scales` of their side and blown up again, as floats"
-    def __init__(self,
-        scales:tuple=(.3, .45, .65),   # one of these for each photo
-        p:float=.4,                    # chance that a photo is changed
-    ): super().__init__(p); self.scales = scales
-    def draw(self, x): return torch.where(self.uniform(len(x), 0, 1) < self.p, torch.randint(len(self.scales), (len(x),), generator=self.gen), -1),
+
+    def __init__(
+        self,
+        scales: tuple = (0.3, 0.45, 0.65),  # one of these for each photo
+        p: float = 0.4,  # chance that a photo is changed
+    ):
+        super().__init__(p)
+        self.scales = scales
+
+    def draw(self, x):
+        return (
+            torch.where(
+                self.uniform(len(x), 0, 1) < self.p,
+                torch.randint(len(self.scales), (len(x),), generator=self.gen),
+                -1,
+            ),
+        )
+
     def transform(self, x, which):
         x = _unit(x).clone()
         for k, s in enumerate(self.scales):
-            i = (which == k).nonzero()[:, 0].to(x.device); small = F.interpolate(x[i], scale_factor=s, mode='bilinear', antialias=True) if len(i) else None
-            if len(i): x[i] = F.interpolate(small, x.shape[2:], mode='bilinear')
+            i = (which == k).nonzero()[:, 0].to(x.device)
+            small = (
+                F.interpolate(x[i], scale_factor=s, mode='bilinear', antialias=True)
+                if len(i)
+                else None
+            )
+            if len(i):
+                x[i] = F.interpolate(small, x.shape[2:], mode='bilinear')
         return x
+
 
 class PhotoErase(RandomTransform):
     "Photos (B, 3, H, W) with a rectangle of up to `share` of the area in its mean colour"
-    def __init__(self,
-        share:float=.25,   # largest share of the area
-        p:float=.3,        # chance that a photo is changed
-    ): super().__init__(p); self.share = share
+
+    def __init__(
+        self,
+        share: float = 0.25,  # largest share of the area
+        p: float = 0.3,  # chance that a photo is changed
+    ):
+        super().__init__(p)
+        self.share = share
+
     def draw(self, x):
-        n, u = len(x), self.uniform; size, ratio = u(n, .02, self.share, neutral=0.).sqrt(), u(n, -.5, .5).exp()
-        return size*ratio, size/ratio, u(n, 0, 1), u(n, 0, 1)
+        n, u = len(x), self.uniform
+        size, ratio = u(n, 0.02, self.share, neutral=0.0).sqrt(), u(n, -0.5, 0.5).exp()
+        return size * ratio, size / ratio, u(n, 0, 1), u(n, 0, 1)
+
     def transform(self, x, h, w, top, left):
-        x = _unit(x); i = [((torch.arange(n)+.5)/n - p[:, None]*(1-s[:, None])) for n, s, p in zip(x.shape[2:], (h, w), (top, left))]
+        x = _unit(x)
+        i = [
+            ((torch.arange(n) + 0.5) / n - p[:, None] * (1 - s[:, None]))
+            for n, s, p in zip(x.shape[2:], (h, w), (top, left))
+        ]
         rows, cols = ((v >= 0) & (v < s[:, None]) for v, s in zip(i, (h, w)))
-        return torch.where((rows[:, None, :, None] & cols[:, None, None, :]).to(x.device), x.mean((2, 3), keepdim=True), x)
+        return torch.where(
+            (rows[:, None, :, None] & cols[:, None, None, :]).to(x.device),
+            x.mean((2, 3), keepdim=True),
+            x,
+        )
+
 
 class PhotoMix(nn.Module):
     "(x, y) of photos (B, 3, H, W) and soft labels (B, C): a box of another photo in each, or a veil of it, by torchvision's CutMix and MixUp"
-    def __init__(self,
-        cutmix:float=1.,   # alpha of the box's share
-        mixup:float=.2,    # alpha of the veil's share
-        p:float=.5,        # chance that a batch is mixed
-    ): super().__init__(); self.ways, self.p = (v2.CutMix(alpha=cutmix), v2.MixUp(alpha=mixup)), p
-    def forward(self, x, y): return self.ways[int(torch.rand(()) < .5)](x, y) if self.training and torch.rand(()) < self.p else (x, y)
+
+    def __init__(
+        self,
+        cutmix: float = 1.0,  # alpha of the box's share
+        mixup: float = 0.2,  # alpha of the veil's share
+        p: float = 0.5,  # chance that a batch is mixed
+    ):
+        super().__init__()
+        self.ways, self.p = (v2.CutMix(alpha=cutmix), v2.MixUp(alpha=mixup)), p
+
+    def forward(self, x, y):
+        return (
+            self.ways[int(torch.rand(()) < 0.5)](x, y)
+            if self.training and torch.rand(()) < self.p
+            else (x, y)
+        )
 
 # %% ../nbs/02_custom_cnn.ipynb #9e7eeb9e
-def _blur(x, k=9): return F.avg_pool2d(F.pad(x, (k//2,)*4, mode='replicate'), k, 1)
+def _blur(x, k=9):
+    return F.avg_pool2d(F.pad(x, (k // 2,) * 4, mode='replicate'), k, 1)
+
 
 class PhotoBackground(RandomTransform):
     "Photos (B, 3, H, W) whose edges have one colour before something else: the middle of another photo, blown up, or another colour; as floats"
+
     def draw(self, x):
-        n = len(x); i, colour = torch.randint(n, (n,), generator=self.gen), torch.rand(n, 3, 1, 1, generator=self.gen)
-        return self.uniform(n, 0, 1) < self.p, i, torch.where(self.uniform(n, 0, 1).view(-1, 1, 1, 1) < .3, colour, math.nan)
+        n = len(x)
+        i, colour = (
+            torch.randint(n, (n,), generator=self.gen),
+            torch.rand(n, 3, 1, 1, generator=self.gen),
+        )
+        return (
+            self.uniform(n, 0, 1) < self.p,
+            i,
+            torch.where(self.uniform(n, 0, 1).view(-1, 1, 1, 1) < 0.3, colour, math.nan),
+        )
+
     def transform(self, x, which, other, colour):
-        x = _unit(x).clone(); edge = torch.cat([x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]], 2); plain = edge.median(2, keepdim=True).values
-        i = ((((edge-plain).abs().amax(1) < .08).float().mean(1) > .75) & which.to(x.device)).nonzero()[:, 0]; third = x.shape[-1]//3
-        if not len(i): return x
-        thing = ((x[i]-plain[i, ..., None]).abs().amax(1, keepdim=True)*10 - .5).clamp(0, 1); colour, middle = colour.to(x)[i], x[other.to(x.device)[i], :, third:-third, third:-third]
-        new = torch.where(colour.isnan(), F.interpolate(middle, x.shape[2:], mode='bilinear'), colour); x[i] = torch.lerp(new, x[i], _blur(thing, 3))
+        x = _unit(x).clone()
+        edge = torch.cat([x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]], 2)
+        plain = edge.median(2, keepdim=True).values
+        i = (
+            (((edge - plain).abs().amax(1) < 0.08).float().mean(1) > 0.75) & which.to(x.device)
+        ).nonzero()[:, 0]
+        third = x.shape[-1] // 3
+        if not len(i):
+            return x
+        thing = ((x[i] - plain[i, ..., None]).abs().amax(1, keepdim=True) * 10 - 0.5).clamp(0, 1)
+        colour, middle = colour.to(x)[i], x[other.to(x.device)[i], :, third:-third, third:-third]
+        new = torch.where(
+            colour.isnan(), F.interpolate(middle, x.shape[2:], mode='bilinear'), colour
+        )
+        x[i] = torch.lerp(new, x[i], _blur(thing, 3))
         return x
+
 
 class PhotoDrawing(RandomTransform):
     "Photos (B, 3, H, W) as drawings: ink on white, ink on flat colours, or chalk on black; as floats"
-    def draw(self, x): return torch.where(self.uniform(len(x), 0, 1) < self.p, torch.randint(3, (len(x),), generator=self.gen), -1), self.uniform(len(x), 1, 5)
+
+    def draw(self, x):
+        return torch.where(
+            self.uniform(len(x), 0, 1) < self.p, torch.randint(3, (len(x),), generator=self.gen), -1
+        ), self.uniform(len(x), 1, 5)
+
     def transform(self, x, kind, strength):
-        x = _unit(x).clone(); i = (kind >= 0).nonzero()[:, 0].to(x.device); kind = kind.to(x.device)[i].view(-1, 1, 1, 1)
-        if not len(i): return x
-        grey = x[i].mean(1, keepdim=True); ink = (grey/_blur(grey).clamp(min=.02)).clamp(max=1)**strength.to(x)[i].view(-1, 1, 1, 1)
-        x[i] = torch.where(kind == 0, ink.expand(-1, 3, -1, -1), torch.where(kind == 1, ink*(_blur(x[i], 5)*4).round()/4, 1-ink)); return x
+        x = _unit(x).clone()
+        i = (kind >= 0).nonzero()[:, 0].to(x.device)
+        kind = kind.to(x.device)[i].view(-1, 1, 1, 1)
+        if not len(i):
+            return x
+        grey = x[i].mean(1, keepdim=True)
+        ink = (grey / _blur(grey).clamp(min=0.02)).clamp(max=1) ** strength.to(x)[i].view(
+            -1, 1, 1, 1
+        )
+        x[i] = torch.where(
+            kind == 0,
+            ink.expand(-1, 3, -1, -1),
+            torch.where(kind == 1, ink * (_blur(x[i], 5) * 4).round() / 4, 1 - ink),
+        )
+        return x
 
 # %% ../nbs/02_custom_cnn.ipynb #66fb36e7
 class Mirror(nn.Module):
     "Photos (B, 3, H, W), mirrored"
-    def forward(self, x): return x.flip(-1)
+
+    def forward(self, x):
+        return x.flip(-1)
+
 
 class Photo(nn.Module):
     "Photos (B, 3, H, W), bytes or floats in 0..1, normalised; in `.eval()` also resized to `size`"
-    def __init__(self,
-        size:int=128,                         # side in evaluation
-        mean:tuple=(.485, .456, .406), sd:tuple=(.229, .224, .225),   # of ImageNet's photos
+
+    def __init__(
+        self,
+        size: int = 128,  # side in evaluation
+        mean: tuple = (0.485, 0.456, 0.406),
+        sd: tuple = (0.229, 0.224, 0.225),  # of ImageNet's photos
     ):
-        super().__init__(); self.size = size
-        for k, v in dict(mean=mean, sd=sd).items(): self.register_buffer(k, torch.tensor(v).view(3, 1, 1), persistent=False)
+        super().__init__()
+        self.size = size
+        for k, v in dict(mean=mean, sd=sd).items():
+            self.register_buffer(k, torch.tensor(v).view(3, 1, 1), persistent=False)
+
     def forward(self, x):
         x = _unit(x)
-        if not self.training and x.shape[-1] != self.size: x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True)
-        return (x-self.mean)/self.sd
+        if not self.training and x.shape[-1] != self.size:
+            x = F.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True)
+        return (x - self.mean) / self.sd
 
 # %% ../nbs/02_custom_cnn.ipynb #6cf5cb5a
-NORMS = dict(batch=nn.BatchNorm2d, group=lambda n: nn.GroupNorm(math.gcd(8, n), n), none=lambda n: nn.Identity())
+NORMS = dict(
+    batch=nn.BatchNorm2d,
+    group=lambda n: nn.GroupNorm(math.gcd(8, n), n),
+    none=lambda n: nn.Identity(),
+)
 ACTS = dict(relu=nn.ReLU, leaky_relu=nn.LeakyReLU, elu=nn.ELU, gelu=nn.GELU, silu=nn.SiLU)
 POOLS = dict(max=nn.MaxPool2d, avg=nn.AvgPool2d)
 
+
 class ConvBlock(nn.Module):
     "`convs` convolutions from `i` to `o` channels, each with norm and activation; with `residual`, a shortcut around them"
-    def __init__(self, i:int, o:int, convs:int=2, kernel:int=3, norm:str='batch', act:str='relu', residual:bool=False, stride:int=1):
+
+    def __init__(
+        self,
+        i: int,
+        o: int,
+        convs: int = 2,
+        kernel: int = 3,
+        norm: str = 'batch',
+        act: str = 'relu',
+        residual: bool = False,
+        stride: int = 1,
+    ):
         super().__init__()
-        def conv(a, b, k, s=1): return [nn.Conv2d(a, b, k, s, k//2, bias=norm == 'none'), NORMS[norm](b)]
-        layers = [l for n in range(convs) for l in (*conv(o if n else i, o, kernel, 1 if n else stride), ACTS[act]())]
+
+        def conv(a, b, k, s=1):
+            return [nn.Conv2d(a, b, k, s, k // 2, bias=norm == 'none'), NORMS[norm](b)]
+
+        layers = [
+            l
+            for n in range(convs)
+            for l in (*conv(o if n else i, o, kernel, 1 if n else stride), ACTS[act]())
+        ]
         self.convs, self.act = nn.Sequential(*layers[:-1]), layers[-1]
-        self.short = None if not residual else nn.Sequential(*[nn.AvgPool2d(stride, ceil_mode=True)]*(stride > 1), *(conv(i, o, 1) if i != o else ()))
-    def forward(self, x): return self.act(self.convs(x) if self.short is None else self.convs(x) + self.short(x))
+        self.short = (
+            None
+            if not residual
+            else nn.Sequential(
+                *[nn.AvgPool2d(stride, ceil_mode=True)] * (stride > 1),
+                *(conv(i, o, 1) if i != o else ()),
+            )
+        )
+
+    def forward(self, x):
+        return self.act(self.convs(x) if self.short is None else self.convs(x) + self.short(x))
+
 
 class CustomCNN(nn.Module):
     "Photos (B, 3, H, W) to logits (B, n_out): blocks with pooling and growing dropout between them, global average, a hidden layer"
-    def __init__(self,
-        channels:tuple=(32, 64, 128, 256, 512),   # of each block
-        convs:int=2,                              # convolutions in a block
-        kernel:int=3,                             # their size
-        norm:str='batch',                         # a key of `NORMS`
-        act:str='relu',                           # a key of `ACTS`
-        pool:str='max',                           # a key of `POOLS`
-        dropout:tuple=(0., .25),                  # of whole channels, behind the first block and the last but one; in between it grows
-        head:int=256,                             # width of the hidden layer; 0: none
-        head_dropout:float=.5,                    # before the last layer
-        residual:bool=False,                      # shortcuts around blocks
-        stem:int=1,                               # stride of the very first convolution
-        n_out:int=30,
+
+    def __init__(
+        self,
+        channels: tuple = (32, 64, 128, 256, 512),  # of each block
+        convs: int = 2,  # convolutions in a block
+        kernel: int = 3,  # their size
+        norm: str = 'batch',  # a key of `NORMS`
+        act: str = 'relu',  # a key of `ACTS`
+        pool: str = 'max',  # a key of `POOLS`
+        dropout: tuple = (
+            0.0,
+            0.25,
+        ),  # of whole channels, behind the first block and the last but one; in between it grows
+        head: int = 256,  # width of the hidden layer; 0: none
+        head_dropout: float = 0.5,  # before the last layer
+        residual: bool = False,  # shortcuts around blocks
+        stem: int = 1,  # stride of the very first convolution
+        n_out: int = 30,
     ):
-        super().__init__(); drops, pairs = np.linspace(*dropout, max(1, len(channels)-1)).tolist(), list(zip((3, *channels), channels))
-        blocks = [ConvBlock(i, o, convs, kernel, norm, act, residual and n > 0, stem if n == 0 else 1) for n, (i, o) in enumerate(pairs)]
+        super().__init__()
+        drops, pairs = (
+            np.linspace(*dropout, max(1, len(channels) - 1)).tolist(),
+            list(zip((3, *channels), channels)),
+        )
+        blocks = [
+            ConvBlock(i, o, convs, kernel, norm, act, residual and n > 0, stem if n == 0 else 1)
+            for n, (i, o) in enumerate(pairs)
+        ]
         between = [[POOLS[pool](2), nn.Dropout2d(p)] for p in drops]
-        self.blocks = nn.Sequential(*[l for n, b in enumerate(blocks) for l in (b, *(between[n] if n < len(blocks)-1 else ()))])
+        self.blocks = nn.Sequential(
+            *[
+                l
+                for n, b in enumerate(blocks)
+                for l in (b, *(between[n] if n < len(blocks) - 1 else ()))
+            ]
+        )
         hidden = [nn.Linear(channels[-1], head), ACTS[act]()] if head else []
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *hidden, nn.Dropout(head_dropout), nn.Linear(head or channels[-1], n_out))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            *hidden,
+            nn.Dropout(head_dropout),
+            nn.Linear(head or channels[-1], n_out),
+        )
         for m in self.blocks.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out')
-    def forward(self, x): return self.head(self.blocks(x))
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode='fan_out')
+
+    def forward(self, x):
+        return self.head(self.blocks(x))
+
     @property
-    def evidence(self): return self.blocks    # the layer whose map says where something is
+    def evidence(self):
+        return self.blocks  # the layer whose map says where something is
 
 # %% ../nbs/02_custom_cnn.ipynb #90911f73
 _PHOTO = dict(data='instruments30', split='official', window=0, half=True)
 
-add_recipe(Recipe('photos-cnn-published', about='Source S1, five blocks at 224 px from scratch: published 76 % of 150 test photos; 12 epochs', **_PHOTO,
-    store=('custom_cnn.photo_store', dict(size=224)), front_end=('custom_cnn.Photo', dict(size=224)),
-    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 224),), area=(.7, 1.), stretch=1., turn=15.)),),
-    body=('custom_cnn.CustomCNN', {}), epochs=12, bs=32, lr=1e-3, wd=1e-4, schedule='one_cycle'))
+add_recipe(
+    Recipe(
+        'photos-cnn-published',
+        about='Source S1, five blocks at 224 px from scratch: published 76 % of 150 test photos; 12 epochs',
+        **_PHOTO,
+        store=('custom_cnn.photo_store', dict(size=224)),
+        front_end=('custom_cnn.Photo', dict(size=224)),
+        augment=(
+            (
+                'custom_cnn.PhotoWarp',
+                dict(sizes=((0.0, 224),), area=(0.7, 1.0), stretch=1.0, turn=15.0),
+            ),
+        ),
+        body=('custom_cnn.CustomCNN', {}),
+        epochs=12,
+        bs=32,
+        lr=1e-3,
+        wd=1e-4,
+        schedule='one_cycle',
+    )
+)
 
 _MIRROR = (('custom_cnn.Mirror', {}),)
-_AUGMENT = (('custom_cnn.PhotoColour', {}), ('custom_cnn.PhotoSoft', {}), ('custom_cnn.PhotoErase', {}))
-add_recipe(Recipe('photos-cnn', about='Residual CNN from scratch on photos of 96 to 128 px; 30 instruments', **_PHOTO,
-    store=('custom_cnn.photo_store', dict(size=160)), front_end=('custom_cnn.Photo', dict(size=144)),
-    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 96), (.5, 128)))), *_AUGMENT), mixup=('custom_cnn.PhotoMix', {}),
-    body=('custom_cnn.CustomCNN', dict(channels=(32, 64, 128, 256, 384), residual=True, stem=2, head=0, head_dropout=.2, dropout=(0., .1))),
-    epochs=50, bs=64, lr=4e-3, wd=.05, schedule='one_cycle', label_smoothing=.1, ema=.99, views=_MIRROR, calibrate=True));
+_AUGMENT = (
+    ('custom_cnn.PhotoColour', {}),
+    ('custom_cnn.PhotoSoft', {}),
+    ('custom_cnn.PhotoErase', {}),
+)
+add_recipe(
+    Recipe(
+        'photos-cnn',
+        about='Residual CNN from scratch on photos of 96 to 128 px; 30 instruments',
+        **_PHOTO,
+        store=('custom_cnn.photo_store', dict(size=160)),
+        front_end=('custom_cnn.Photo', dict(size=144)),
+        augment=(('custom_cnn.PhotoWarp', dict(sizes=((0.0, 96), (0.5, 128)))), *_AUGMENT),
+        mixup=('custom_cnn.PhotoMix', {}),
+        body=(
+            'custom_cnn.CustomCNN',
+            dict(
+                channels=(32, 64, 128, 256, 384),
+                residual=True,
+                stem=2,
+                head=0,
+                head_dropout=0.2,
+                dropout=(0.0, 0.1),
+            ),
+        ),
+        epochs=50,
+        bs=64,
+        lr=4e-3,
+        wd=0.05,
+        schedule='one_cycle',
+        label_smoothing=0.1,
+        ema=0.99,
+        views=_MIRROR,
+        calibrate=True,
+    )
+);
 
 # %% ../nbs/02_custom_cnn.ipynb #c61e37bf
 def training_cost(
-    recipe:Recipe,     # for photos, with a `CustomCNN`
-    n:int=4793,        # photos trained on
-    epochs:int=None,   # the first so many; None: all
+    recipe: Recipe,  # for photos, with a `CustomCNN`
+    n: int = 4793,  # photos trained on
+    epochs: int = None,  # the first so many; None: all
 ) -> float:
     "Multiply-adds of a training: forwards once, and twice as many backwards"
-    sizes = dict(recipe.augment)['custom_cnn.PhotoWarp']['sizes']; net = build(recipe.body, n_out=30)
+    sizes = dict(recipe.augment)['custom_cnn.PhotoWarp']['sizes']
+    net = build(recipe.body, n_out=30)
     cost = {px: summary(net, (1, 3, px, px), verbose=0).total_mult_adds for _, px in sizes}
-    return 3*n*sum(cost[[px for p, px in sizes if p <= e/recipe.epochs][-1]] for e in range(epochs or recipe.epochs))
+    return (
+        3
+        * n
+        * sum(
+            cost[[px for p, px in sizes if p <= e / recipe.epochs][-1]]
+            for e in range(epochs or recipe.epochs)
+        )
+    )
+
 
 def step_seconds(
-    recipe:Recipe,
-    n:int=5,           # steps, of which the fastest counts
-) -> tuple:            # seconds, settings
+    recipe: Recipe,
+    n: int = 5,  # steps, of which the fastest counts
+) -> tuple:  # seconds, settings
     "How long a training step takes here on photos of the first side, and the settings that `probe` chose for it"
-    px, clf = dict(recipe.augment)['custom_cnn.PhotoWarp']['sizes'][0][1], Classifier(recipe, list(map(str, range(30)))).train()
-    x, y = torch.randint(256, (recipe.bs, 3, px, px), dtype=torch.uint8), F.one_hot(torch.arange(recipe.bs) % 30, 30).float(); s = probe(clf, x[:8], y[:8])
+    px, clf = (
+        dict(recipe.augment)['custom_cnn.PhotoWarp']['sizes'][0][1],
+        Classifier(recipe, list(map(str, range(30)))).train(),
+    )
+    x, y = (
+        torch.randint(256, (recipe.bs, 3, px, px), dtype=torch.uint8),
+        F.one_hot(torch.arange(recipe.bs) % 30, 30).float(),
+    )
+    s = probe(clf, x[:8], y[:8])
     return _step_seconds(set_speed(clf, **s), x, y, n), s
 
+
 def race_to(
-    level:float,       # share of validation photos right
-    records:list,      # of runs of `photos-cnn`
+    level: float,  # share of validation photos right
+    records: list,  # of runs of `photos-cnn`
 ) -> dict:
     "What `photos-cnn` pays until it is there, counted and timed, as a share of what twelve epochs of `photos-cnn-published` cost"
-    ours, theirs = RECIPES['photos-cnn'], RECIPES['photos-cnn-published']; epochs = [next(e['epoch'] for e in r['epochs'] if e['valid_accuracy'] >= level) for r in records]
-    (a, sa), (b, sb) = step_seconds(ours), step_seconds(theirs); steps = lambda r, e: 4793//r.bs*e
-    return dict(level=level, epochs=epochs, counted=[round(training_cost(ours, epochs=e)/training_cost(theirs), 4) for e in epochs],
-                seconds=dict(ours=round(a, 4), published=round(b, 4)), settings=dict(ours=sa, published=sb), timed=[round(a*steps(ours, e)/(b*steps(theirs, theirs.epochs)), 4) for e in epochs])
+    ours, theirs = RECIPES['photos-cnn'], RECIPES['photos-cnn-published']
+    epochs = [
+        next(e['epoch'] for e in r['epochs'] if e['valid_accuracy'] >= level) for r in records
+    ]
+    (a, sa), (b, sb) = step_seconds(ours), step_seconds(theirs)
+    steps = lambda r, e: 4793 // r.bs * e
+    return dict(
+        level=level,
+        epochs=epochs,
+        counted=[round(training_cost(ours, epochs=e) / training_cost(theirs), 4) for e in epochs],
+        seconds=dict(ours=round(a, 4), published=round(b, 4)),
+        settings=dict(ours=sa, published=sb),
+        timed=[round(a * steps(ours, e) / (b * steps(theirs, theirs.epochs)), 4) for e in epochs],
+    )
 
 # %% ../nbs/02_custom_cnn.ipynb #2c987239
-add_recipe(replace(RECIPES['photos-cnn'], name='photos-cnn-small', about='photos-cnn at 64 px and six epochs, a minute or two each on one core: for searches and comparisons', front_end=('custom_cnn.Photo', dict(size=64)),
-    augment=(('custom_cnn.PhotoWarp', dict(sizes=((0., 64),))), *_AUGMENT), epochs=6, ema=.97, calibrate=False))
-add_space('photos-cnn-small', {'opt': ('adam', 'rmsprop', 'sgd'), 'lr': dict(low=1e-4, high=1e-1, log=True), 'bs': (32, 64, 128)})
+add_recipe(
+    replace(
+        RECIPES['photos-cnn'],
+        name='photos-cnn-small',
+        about='photos-cnn at 64 px and six epochs, a minute or two each on one core: for searches and comparisons',
+        front_end=('custom_cnn.Photo', dict(size=64)),
+        augment=(('custom_cnn.PhotoWarp', dict(sizes=((0.0, 64),))), *_AUGMENT),
+        epochs=6,
+        ema=0.97,
+        calibrate=False,
+    )
+)
+add_space(
+    'photos-cnn-small',
+    {
+        'opt': ('adam', 'rmsprop', 'sgd'),
+        'lr': dict(low=1e-4, high=1e-1, log=True),
+        'bs': (32, 64, 128),
+    },
+)
+
 
 def _changes(r):
     "Fields of the recipe that an option changes, under (kind, name)"
-    wide = r.body[1]['channels']; body = lambda **kw: dict(body=(r.body[0], r.body[1] | kw)); (name, warp), *rest = r.augment; still = (name, warp | dict(area=(1., 1.), stretch=1., turn=0., flip=0.))
-    return {'layers': {'no shortcuts': body(residual=False), 'one convolution a block': body(convs=1), 'filters of 5 x 5': body(kernel=5), 'four blocks': body(channels=wide[:-1]), 'half as wide': body(channels=tuple(c//2 for c in wide)),
-                       'group norm': body(norm='group'), 'GELU': body(act='gelu'), 'leaky ReLU': body(act='leaky_relu'), 'average pooling': body(pool='avg'), 'a hidden layer': body(head=256)},
-            'regularisation': {'no dropout': body(dropout=(0., 0.), head_dropout=0.), 'much dropout': body(dropout=(0., .25), head_dropout=.5), 'no weight decay': dict(wd=0.), 'no label smoothing': dict(label_smoothing=0.), 'no average of weights': dict(ema=0.)},
-            'augmentation': {'none': dict(augment=(still,), mixup=()), 'cuts and turns only': dict(augment=((name, warp),), mixup=()), 'no mixing': dict(mixup=()), 'no other light': dict(augment=((name, warp), *rest[1:]))}}
+    wide = r.body[1]['channels']
+    body = lambda **kw: dict(body=(r.body[0], r.body[1] | kw))
+    (name, warp), *rest = r.augment
+    still = (name, warp | dict(area=(1.0, 1.0), stretch=1.0, turn=0.0, flip=0.0))
+    return {
+        'layers': {
+            'no shortcuts': body(residual=False),
+            'one convolution a block': body(convs=1),
+            'filters of 5 x 5': body(kernel=5),
+            'four blocks': body(channels=wide[:-1]),
+            'half as wide': body(channels=tuple(c // 2 for c in wide)),
+            'group norm': body(norm='group'),
+            'GELU': body(act='gelu'),
+            'leaky ReLU': body(act='leaky_relu'),
+            'average pooling': body(pool='avg'),
+            'a hidden layer': body(head=256),
+        },
+        'regularisation': {
+            'no dropout': body(dropout=(0.0, 0.0), head_dropout=0.0),
+            'much dropout': body(dropout=(0.0, 0.25), head_dropout=0.5),
+            'no weight decay': dict(wd=0.0),
+            'no label smoothing': dict(label_smoothing=0.0),
+            'no average of weights': dict(ema=0.0),
+        },
+        'augmentation': {
+            'none': dict(augment=(still,), mixup=()),
+            'cuts and turns only': dict(augment=((name, warp),), mixup=()),
+            'no mixing': dict(mixup=()),
+            'no other light': dict(augment=((name, warp), *rest[1:])),
+        },
+    }
+
 
 def photo_options(
-    recipe:Recipe=RECIPES['photos-cnn-small'],
+    recipe: Recipe = RECIPES['photos-cnn-small'],
 ) -> dict:
     "(kind, option) -> `recipe` with that one choice changed, under a name of its own; ('', 'as it is') first"
-    found = {('', 'as it is'): recipe} | {(kind, n): kw for kind, kws in _changes(recipe).items() for n, kw in kws.items()}
-    return {k: kw if isinstance(kw, Recipe) else replace(recipe, name=f'{recipe.name}-{"-".join(k).replace(" ", "-")}', **kw) for k, kw in found.items()}
+    found = {('', 'as it is'): recipe} | {
+        (kind, n): kw for kind, kws in _changes(recipe).items() for n, kw in kws.items()
+    }
+    return {
+        k: kw
+        if isinstance(kw, Recipe)
+        else replace(recipe, name=f'{recipe.name}-{"-".join(k).replace(" ", "-")}', **kw)
+        for k, kw in found.items()
+    }
+
 
 def try_options(
-    recipes:dict,         # of `photo_options`
-    items:pd.DataFrame,   # path, label, split
-    out,                  # folder: a run each; those that are there are not made again
-    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
+    recipes: dict,  # of `photo_options`
+    items: pd.DataFrame,  # path, label, split
+    out,  # folder: a run each; those that are there are not made again
+    **kw,  # jobs, ... of `run_jobs`, speed, ... of `fit`
 ) -> pd.DataFrame:
     "A row a recipe: trained on four fifths of the train part, tested on the last; valid and test are left in peace"
-    part = split_items(items[items.split == 'train'].drop(columns=['split', 'fold'], errors='ignore').reset_index(drop=True), 'random', fold=1)
-    records = [r.record for r in run_jobs([(r, part, None, 0, Path(out)/r.name) for r in recipes.values()], **kw)]; kinds, names = zip(*recipes)
-    return pd.DataFrame([r['metrics']['test'] | {k: r[k] for k in ('params', 'seconds')} for r in records]).assign(kind=kinds, option=names).set_index(['kind', 'option'])
+    part = split_items(
+        items[items.split == 'train']
+        .drop(columns=['split', 'fold'], errors='ignore')
+        .reset_index(drop=True),
+        'random',
+        fold=1,
+    )
+    records = [
+        r.record
+        for r in run_jobs([(r, part, None, 0, Path(out) / r.name) for r in recipes.values()], **kw)
+    ]
+    kinds, names = zip(*recipes)
+    return (
+        pd.DataFrame(
+            [r['metrics']['test'] | {k: r[k] for k in ('params', 'seconds')} for r in records]
+        )
+        .assign(kind=kinds, option=names)
+        .set_index(['kind', 'option'])
+    )
 
 # %% ../nbs/02_custom_cnn.ipynb #65d87c4f
 def show_maps(
-    clf,         # a `Classifier` of photos in `.eval()` whose body is a `CustomCNN`
-    x,           # photos (1, 3, H, W)
-    n:int=15,    # channels drawn
+    clf,  # a `Classifier` of photos in `.eval()` whose body is a `CustomCNN`
+    x,  # photos (1, 3, H, W)
+    n: int = 15,  # channels drawn
 ):
     "A photo and the first channels of the first block, each from its own least to its own largest value; gives the figure"
-    with torch.inference_mode(): maps = clf.body.blocks[0](clf.front_end(x))[0, :n]
-    fig, axs = plt.subplots(2, math.ceil((n+1)/2), figsize=(.62*(n+1), 2.6)); axs.flat[0].imshow(_unit(x[0]).cpu().permute(1, 2, 0))
-    for ax, m in zip(axs.flat[1:], maps.cpu()): ax.imshow(m, cmap='gray')
-    for ax in axs.flat: ax.axis('off')
-    fig.tight_layout(pad=.3); return fig
+    with torch.inference_mode():
+        maps = clf.body.blocks[0](clf.front_end(x))[0, :n]
+    fig, axs = plt.subplots(2, math.ceil((n + 1) / 2), figsize=(0.62 * (n + 1), 2.6))
+    axs.flat[0].imshow(_unit(x[0]).cpu().permute(1, 2, 0))
+    for ax, m in zip(axs.flat[1:], maps.cpu()):
+        ax.imshow(m, cmap='gray')
+    for ax in axs.flat:
+        ax.axis('off')
+    fig.tight_layout(pad=0.3)
+    return fig
+
 
 def show_mistakes(
-    report,      # a `Report` on photos
-    store,       # the `PhotoStore` that has them
-    k:int=8,     # the most that are drawn
+    report,  # a `Report` on photos
+    store,  # the `PhotoStore` that has them
+    k: int = 8,  # the most that are drawn
 ):
     "The wrong answers given with most confidence, as photos: truth, answer, probability; gives the figure"
-    t = report.mistakes(k); fig, axs = plt.subplots(1, max(len(t), 1), figsize=(1.45*max(len(t), 1), 2.1), squeeze=False)
+    t = report.mistakes(k)
+    fig, axs = plt.subplots(1, max(len(t), 1), figsize=(1.45 * max(len(t), 1), 2.1), squeeze=False)
     for ax, r in zip(axs.flat, t.itertuples()):
-        ax.imshow(store.photo(store.paths.index(str(r.path)))); ax.set_title(r.label, fontsize=8); ax.text(.5, -.05, f'{r.predicted}\n{100*r.prob:.0f} %', fontsize=8, ha='center', va='top', transform=ax.transAxes)
-    for ax in axs.flat: ax.axis('off')
-    fig.tight_layout(pad=.4); return fig
+        ax.imshow(store.photo(store.paths.index(str(r.path))))
+        ax.set_title(r.label, fontsize=8)
+        ax.text(
+            0.5,
+            -0.05,
+            f'{r.predicted}\n{100 * r.prob:.0f} %',
+            fontsize=8,
+            ha='center',
+            va='top',
+            transform=ax.transAxes,
+        )
+    for ax in axs.flat:
+        ax.axis('off')
+    fig.tight_layout(pad=0.4)
+    return fig
 
 # %% ../nbs/02_custom_cnn.ipynb #2c73368a
 def grad_cam(
-    clf,           # a `Classifier` of photos in `.eval()`, whose body has a layer `evidence`
-    x,             # photos (B, 3, H, W), bytes or floats in 0..1
-    labels=None,   # a label for each; None: what the network answers
-) -> torch.Tensor: # (B, H, W), from 0, the larger the more it speaks for the label
+    clf,  # a `Classifier` of photos in `.eval()`, whose body has a layer `evidence`
+    x,  # photos (B, 3, H, W), bytes or floats in 0..1
+    labels=None,  # a label for each; None: what the network answers
+) -> torch.Tensor:  # (B, H, W), from 0, the larger the more it speaks for the label
     "Where in photos the evidence for a label lies, by Grad-CAM"
-    x = _unit(x); target = clf(x).argmax(1) if labels is None else torch.tensor([clf.labels.index(l) for l in labels], device=x.device)
+    x = _unit(x)
+    target = (
+        clf(x).argmax(1)
+        if labels is None
+        else torch.tensor([clf.labels.index(l) for l in labels], device=x.device)
+    )
     maps = LayerGradCam(clf, clf.body.evidence).attribute(x, target, relu_attributions=True)
     return F.interpolate(maps.detach(), x.shape[2:], mode='bilinear')[:, 0]
 
+
 def show_cam(
-    x,        # photos (B, 3, H, W)
-    maps,     # of `grad_cam`
-    titles,   # a text for each
+    x,  # photos (B, 3, H, W)
+    maps,  # of `grad_cam`
+    titles,  # a text for each
 ):
     "Photos, and below them where the evidence lies"
-    fig, axs = plt.subplots(2, len(x), figsize=(1.3*len(x), 2.8), squeeze=False)
-    for (top, low), photo, m, t in zip(axs.T, _unit(x).cpu().permute(0, 2, 3, 1), maps.cpu(), titles):
-        m = m/m.max().clamp(min=1e-9); top.imshow(photo); top.set_title(t, fontsize=8); low.imshow(photo*(.25 + .75*m[..., None])); top.axis('off'); low.axis('off')
-    fig.tight_layout(); return fig
+    fig, axs = plt.subplots(2, len(x), figsize=(1.3 * len(x), 2.8), squeeze=False)
+    for (top, low), photo, m, t in zip(
+        axs.T, _unit(x).cpu().permute(0, 2, 3, 1), maps.cpu(), titles
+    ):
+        m = m / m.max().clamp(min=1e-9)
+        top.imshow(photo)
+        top.set_title(t, fontsize=8)
+        low.imshow(photo * (0.25 + 0.75 * m[..., None]))
+        top.axis('off')
+        low.axis('off')
+    fig.tight_layout()
+    return fig

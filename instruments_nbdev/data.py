@@ -27,37 +27,44 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 from unicodedata import normalize
+
 with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # pooch imports tqdm.auto, which warns wherever ipywidgets is missing
+    warnings.simplefilter(
+        'ignore'
+    )  # pooch imports tqdm.auto, which warns wherever ipywidgets is missing
     import pooch
 
 # %% ../nbs/00_data.ipynb #d6ec9f95
 class DataError(ValueError):
     "Something about the data that its user can mend, said in one sentence that names the file or the argument"
 
+
 SOUNDS = frozenset('.wav .flac .ogg .mp3 .opus .au .aiff .aif'.split())
 PHOTOS = frozenset('.jpg .jpeg .png .webp .gif .bmp .tif .tiff'.split())
+
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
     "Facts about one data set; `counts` are the items of each class in its release"
-    name: str                                # short name: its folder, and the argument of the commands
-    kind: str                                # 'sound' or 'photo'
-    title: str                               # its full name
-    layout: str                              # how its folders are laid out
-    counts: dict = field(hash=False)         # class -> number of items
-    sr: int|None = None                      # sample rate, Hz
-    seconds: float|None = None               # length of a clip, or the longest
-    licence: str = ''                        # what one may do with it
-    citation: str = ''                       # BibTeX
-    url: str = ''                            # where it comes from
-    files: tuple = ()                        # of (url or None, file name, 'md5:…' or 'sha256:…' or None)
-    note: str = ''                           # what to know before trusting it
+
+    name: str  # short name: its folder, and the argument of the commands
+    kind: str  # 'sound' or 'photo'
+    title: str  # its full name
+    layout: str  # how its folders are laid out
+    counts: dict = field(hash=False)  # class -> number of items
+    sr: int | None = None  # sample rate, Hz
+    seconds: float | None = None  # length of a clip, or the longest
+    licence: str = ''  # what one may do with it
+    citation: str = ''  # BibTeX
+    url: str = ''  # where it comes from
+    files: tuple = ()  # of (url or None, file name, 'md5:…' or 'sha256:…' or None)
+    note: str = ''  # what to know before trusting it
 
     @property
     def classes(self) -> tuple:
         "Names of the classes, in their order"
         return tuple(self.counts)
+
     def __repr__(self):
         return f'Dataset({self.name!r}: {sum(self.counts.values()):,} {self.kind}s in {len(self.counts)} classes)'
 
@@ -65,324 +72,613 @@ class Dataset:
 @contextmanager
 def naming(path):
     "In a `with`, an error of the system that names no file, such as a full disk, is said of `path`"
-    try: yield
+    try:
+        yield
     except OSError as e:
-        if e.filename or not e.errno: raise
+        if e.filename or not e.errno:
+            raise
         raise OSError(e.errno, e.strerror, str(path)) from None
+
 
 @contextmanager
 def replacing(path):
     "A temporary name beside `path` for a `with`; it is moved onto `path` at the end, and removed if something went wrong"
     tmp = Path(path).with_name(f'.{Path(path).name}.{os.getpid()}.tmp')
     try:
-        with naming(path): yield tmp
+        with naming(path):
+            yield tmp
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
-def write_csv(table:pd.DataFrame, path):
+
+def write_csv(table: pd.DataFrame, path):
     "A table as CSV, whole or not at all; a pipe or a device is written to as it is"
-    path = Path(path); there = path.exists() and not path.is_file()
-    with nullcontext(path) if there else replacing(path.resolve() if path.is_symlink() else path) as f, naming(path):
+    path = Path(path)
+    there = path.exists() and not path.is_file()
+    with (
+        nullcontext(path)
+        if there
+        else replacing(path.resolve() if path.is_symlink() else path) as f,
+        naming(path),
+    ):
         table.to_csv(f, index=False, errors='backslashreplace')
 
 # %% ../nbs/00_data.ipynb #e12134a4
-ESC50_CLASSES = tuple('''dog rooster pig cow frog cat hen insects sheep crow
+ESC50_CLASSES = tuple(
+    '''dog rooster pig cow frog cat hen insects sheep crow
     rain sea_waves crackling_fire crickets chirping_birds water_drops wind pouring_water toilet_flush thunderstorm
     crying_baby sneezing clapping breathing coughing footsteps laughing brushing_teeth snoring drinking_sipping
     door_wood_knock mouse_click keyboard_typing door_wood_creaks can_opening washing_machine vacuum_cleaner clock_alarm
     clock_tick glass_breaking helicopter chainsaw siren car_horn engine train church_bells airplane fireworks
-    hand_saw'''.split())
+    hand_saw'''.split()
+)
 
-esc50 = Dataset('esc50', 'sound', 'ESC-50: environmental sounds (the ten classes of S3)', 'esc50',
-    {c: 40 for c in '''airplane thunderstorm vacuum_cleaner cat chainsaw dog chirping_birds keyboard_typing fireworks
-        church_bells'''.split()}, sr=44100, seconds=5.,
-    licence='CC BY-NC 3.0 (the ESC-10 part CC BY 3.0)', url='https://github.com/karolpiczak/ESC-50',
+esc50 = Dataset(
+    'esc50',
+    'sound',
+    'ESC-50: environmental sounds (the ten classes of S3)',
+    'esc50',
+    {
+        c: 40
+        for c in '''airplane thunderstorm vacuum_cleaner cat chainsaw dog chirping_birds keyboard_typing fireworks
+        church_bells'''.split()
+    },
+    sr=44100,
+    seconds=5.0,
+    licence='CC BY-NC 3.0 (the ESC-10 part CC BY 3.0)',
+    url='https://github.com/karolpiczak/ESC-50',
     citation='@inproceedings{piczak2015dataset, author={Piczak, Karol J.}, title={{ESC}: Dataset for Environmental '
-        'Sound Classification}, booktitle={Proc. 23rd ACM Int. Conf. on Multimedia}, year={2015}, '
-        'pages={1015--1018}, doi={10.1145/2733373.2806390}}',
-    files=(('https://github.com/karolpiczak/ESC-50/archive/33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6.zip',
-            'ESC-50-master.zip', None),),
+    'Sound Classification}, booktitle={Proc. 23rd ACM Int. Conf. on Multimedia}, year={2015}, '
+    'pages={1015--1018}, doi={10.1145/2733373.2806390}}',
+    files=(
+        (
+            'https://github.com/karolpiczak/ESC-50/archive/33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6.zip',
+            'ESC-50-master.zip',
+            None,
+        ),
+    ),
     note='The release holds 2,000 clips of 50 classes. The archive is made on demand and has no lasting checksum: '
-        'the commit in its address fixes the contents.')
+    'the commit in its address fixes the contents.',
+)
 
 # %% ../nbs/00_data.ipynb #249c96f2
-IRMAS_NAMES = dict(cel='cello', cla='clarinet', flu='flute', gac='acoustic guitar', gel='electric guitar', org='organ',
-    pia='piano', sax='saxophone', tru='trumpet', vio='violin', voi='singing voice')
+IRMAS_NAMES = dict(
+    cel='cello',
+    cla='clarinet',
+    flu='flute',
+    gac='acoustic guitar',
+    gel='electric guitar',
+    org='organ',
+    pia='piano',
+    sax='saxophone',
+    tru='trumpet',
+    vio='violin',
+    voi='singing voice',
+)
 
-def _zenodo(name, md5): return f'https://zenodo.org/record/1290750/files/{name}?download=1', name, f'md5:{md5}'
 
-irmas = Dataset('irmas', 'sound', 'IRMAS: instrument recognition in musical audio signals', 'irmas',
-    dict(zip(IRMAS_NAMES, (388, 505, 451, 637, 760, 682, 721, 626, 577, 580, 778))), sr=44100, seconds=3.,
-    licence='CC BY-NC-SA 3.0', url='https://doi.org/10.5281/zenodo.1290750',
+def _zenodo(name, md5):
+    return f'https://zenodo.org/record/1290750/files/{name}?download=1', name, f'md5:{md5}'
+
+
+irmas = Dataset(
+    'irmas',
+    'sound',
+    'IRMAS: instrument recognition in musical audio signals',
+    'irmas',
+    dict(zip(IRMAS_NAMES, (388, 505, 451, 637, 760, 682, 721, 626, 577, 580, 778))),
+    sr=44100,
+    seconds=3.0,
+    licence='CC BY-NC-SA 3.0',
+    url='https://doi.org/10.5281/zenodo.1290750',
     citation='@inproceedings{bosch2012irmas, author={Bosch, Juan J. and Janer, Jordi and Fuhrmann, Ferdinand and '
-        'Herrera, Perfecto}, title={A Comparison of Sound Segregation Techniques for Predominant Instrument '
-        'Recognition in Musical Audio Signals}, booktitle={Proc. ISMIR}, year={2012}, pages={559--564}}',
-    files=(_zenodo('IRMAS-TrainingData.zip', '4fd9f5ed5a18d8e2687e6360b5f60afe'),
-           _zenodo('IRMAS-TestingData-Part1.zip', '5a2e65520dcedada565dff2050bb2a56'),
-           _zenodo('IRMAS-TestingData-Part2.zip', 'afb0c8ea92f34ee653693106be95c895'),
-           _zenodo('IRMAS-TestingData-Part3.zip', '9b3fb2d0c89cdc98037121c25bd5b556')),
+    'Herrera, Perfecto}, title={A Comparison of Sound Segregation Techniques for Predominant Instrument '
+    'Recognition in Musical Audio Signals}, booktitle={Proc. ISMIR}, year={2012}, pages={559--564}}',
+    files=(
+        _zenodo('IRMAS-TrainingData.zip', '4fd9f5ed5a18d8e2687e6360b5f60afe'),
+        _zenodo('IRMAS-TestingData-Part1.zip', '5a2e65520dcedada565dff2050bb2a56'),
+        _zenodo('IRMAS-TestingData-Part2.zip', 'afb0c8ea92f34ee653693106be95c895'),
+        _zenodo('IRMAS-TestingData-Part3.zip', '9b3fb2d0c89cdc98037121c25bd5b556'),
+    ),
     note='Counts are training clips; the test set has 2,874 clips of 5 to 20 s with one to five labels. '
-        'Checksums from the index of mirdata.')
+    'Checksums from the index of mirdata.',
+)
 
-irmas_notes = Dataset('irmas_notes', 'sound', 'Single notes and phrases with the labels of IRMAS', 'irmas_notes',
-    dict(zip(IRMAS_NAMES, (170, 165, 165, 160, 165, 165, 165, 170, 165, 165, 155))), seconds=3.,
+irmas_notes = Dataset(
+    'irmas_notes',
+    'sound',
+    'Single notes and phrases with the labels of IRMAS',
+    'irmas_notes',
+    dict(zip(IRMAS_NAMES, (170, 165, 165, 160, 165, 165, 165, 170, 165, 165, 155))),
+    seconds=3.0,
     licence='by source: Philharmonia (free, not to be passed on as samples), University of Iowa (free), Karoryfer and '
-        'FreePats (CC0), MTG solo sax, Headroom piano and NSynth (CC BY 4.0), Salamander and Berklee (CC BY 3.0), '
-        'Huber organ (CC BY-SA 4.0), Freesound/FSDKaggle2018 (CC, by clip)',
+    'FreePats (CC0), MTG solo sax, Headroom piano and NSynth (CC BY 4.0), Salamander and Berklee (CC BY 3.0), '
+    'Huber organ (CC BY-SA 4.0), Freesound/FSDKaggle2018 (CC, by clip)',
     files=((None, 'irmas_notes.zip', None),),
-    note='Gathered from sample libraries, 1,220 train and 590 valid at several rates; no public archive, no paper.')
+    note='Gathered from sample libraries, 1,220 train and 590 valid at several rates; no public archive, no paper.',
+)
 
 # %% ../nbs/00_data.ipynb #1fd63f78
 _kaggle = 'https://www.kaggle.com/datasets/'
-gtzan = Dataset('gtzan', 'sound', 'GTZAN genre collection', 'gtzan',
-    {g: 100 for g in 'blues classical country disco hiphop jazz metal pop reggae rock'.split()}, sr=22050, seconds=30.,
-    licence='none stated: research use', url=_kaggle+'andradaolteanu/gtzan-dataset-music-genre-classification',
+gtzan = Dataset(
+    'gtzan',
+    'sound',
+    'GTZAN genre collection',
+    'gtzan',
+    {g: 100 for g in 'blues classical country disco hiphop jazz metal pop reggae rock'.split()},
+    sr=22050,
+    seconds=30.0,
+    licence='none stated: research use',
+    url=_kaggle + 'andradaolteanu/gtzan-dataset-music-genre-classification',
     citation='@article{tzanetakis2002musical, author={Tzanetakis, George and Cook, Perry}, title={Musical Genre '
-        'Classification of Audio Signals}, journal={IEEE Transactions on Speech and Audio Processing}, volume={10}, '
-        'number={5}, pages={293--302}, year={2002}, doi={10.1109/TSA.2002.800560}}',
-    files=((None, 'genres.tar.gz', 'md5:5b3d6dddb579ab49814ab86dba69e7c7'), (None, 'archive.zip', None)),
+    'Classification of Audio Signals}, journal={IEEE Transactions on Speech and Audio Processing}, volume={10}, '
+    'number={5}, pages={293--302}, year={2002}, doi={10.1109/TSA.2002.800560}}',
+    files=(
+        (None, 'genres.tar.gz', 'md5:5b3d6dddb579ab49814ab86dba69e7c7'),
+        (None, 'archive.zip', None),
+    ),
     note='Exact repeats, re-encodings and several clips of one artist, often with neighbouring numbers; `jazz.00054` '
-        'of the Kaggle copy cannot be read. Checksum of the original archive from the index of mirdata.')
+    'of the Kaggle copy cannot be read. Checksum of the original archive from the index of mirdata.',
+)
 
-instruments30 = Dataset('instruments30', 'photo', '30 musical instruments: image classification', 'instruments30',
-    {'Didgeridoo': 155, 'Tambourine': 285, 'Xylophone': 215, 'acordian': 219, 'alphorn': 144, 'bagpipes': 147,
-     'banjo': 165, 'bongo drum': 151, 'casaba': 228, 'castanets': 140, 'clarinet': 143, 'clavichord': 217,
-     'concertina': 162, 'drums': 194, 'dulcimer': 136, 'flute': 204, 'guiro': 127, 'guitar': 147, 'harmonica': 152,
-     'harp': 183, 'marakas': 124, 'ocarina': 137, 'piano': 129, 'saxaphone': 137, 'sitar': 226, 'steel drum': 138,
-     'trombone': 173, 'trumpet': 177, 'tuba': 185, 'violin': 153},
-    licence='not stated: research use', url=_kaggle+'gpiosenka/musical-instruments-image-classification',
+instruments30 = Dataset(
+    'instruments30',
+    'photo',
+    '30 musical instruments: image classification',
+    'instruments30',
+    {
+        'Didgeridoo': 155,
+        'Tambourine': 285,
+        'Xylophone': 215,
+        'acordian': 219,
+        'alphorn': 144,
+        'bagpipes': 147,
+        'banjo': 165,
+        'bongo drum': 151,
+        'casaba': 228,
+        'castanets': 140,
+        'clarinet': 143,
+        'clavichord': 217,
+        'concertina': 162,
+        'drums': 194,
+        'dulcimer': 136,
+        'flute': 204,
+        'guiro': 127,
+        'guitar': 147,
+        'harmonica': 152,
+        'harp': 183,
+        'marakas': 124,
+        'ocarina': 137,
+        'piano': 129,
+        'saxaphone': 137,
+        'sitar': 226,
+        'steel drum': 138,
+        'trombone': 173,
+        'trumpet': 177,
+        'tuba': 185,
+        'violin': 153,
+    },
+    licence='not stated: research use',
+    url=_kaggle + 'gpiosenka/musical-instruments-image-classification',
     citation='@misc{gpiosenka_instruments, author={gpiosenka}, title={Musical Instruments: Image Classification}, '
-        'howpublished={Kaggle}}', files=((None, 'archive.zip', None),),
-    note='4,793 train, 150 valid, 150 test photos of 224 x 224; some in valid and test nearly repeat one in train.')
+    'howpublished={Kaggle}}',
+    files=((None, 'archive.zip', None),),
+    note='4,793 train, 150 valid, 150 test photos of 224 x 224; some in valid and test nearly repeat one in train.',
+)
 
 DATASETS = {d.name: d for d in (instruments30, esc50, irmas, irmas_notes, gtzan)}
 
 # %% ../nbs/00_data.ipynb #edb5f0e4
 def _rng(*what):
     "A generator of its own for each thing that is drawn, so that a larger set begins with the smaller one"
-    return np.random.default_rng([w if isinstance(w, int) else zlib.crc32(str(w).encode()) for w in what])
+    return np.random.default_rng(
+        [w if isinstance(w, int) else zlib.crc32(str(w).encode()) for w in what]
+    )
+
 
 def _since(rng, n, sr, rate):
     "Seconds since the last of the jittered events, and which one it was: two arrays (n,); rate 0 is one event"
-    starts = np.cumsum(sr/rate*rng.uniform(.6, 1.4, int(2*n/sr*rate)+3)) - sr/rate*rng.uniform(.6, 1.5) if rate else []
-    starts = np.r_[0, starts].astype(int); k = np.searchsorted(starts, np.arange(n), side='right') - 1
-    return (np.arange(n)-starts[k])/sr, k
+    starts = (
+        np.cumsum(sr / rate * rng.uniform(0.6, 1.4, int(2 * n / sr * rate) + 3))
+        - sr / rate * rng.uniform(0.6, 1.5)
+        if rate
+        else []
+    )
+    starts = np.r_[0, starts].astype(int)
+    k = np.searchsorted(starts, np.arange(n), side='right') - 1
+    return (np.arange(n) - starts[k]) / sr, k
+
 
 def _tone(rng, since, k, sr, pitch, tilt, stretch, odd, glide, vibrato, partials):
     "Partials of a pitch that is drawn anew for each event; above 0.45 sr they are left out, so nothing aliases"
-    f = np.exp(rng.uniform(*np.log(pitch), k.max()+1))[k] * np.exp(glide*np.minimum(since, .5))
-    f = f*(1 + vibrato*np.sin(2*np.pi*5.5*since)); phase = 2*np.pi*np.cumsum(f)/sr; x = np.zeros(len(f))
-    for h in range(1, partials+1):
-        x += (f*h**stretch < .45*sr)*h**-tilt*(1 if h%2 else 1-odd)*np.sin(phase*h**stretch + rng.uniform(0, 6.3))
+    f = np.exp(rng.uniform(*np.log(pitch), k.max() + 1))[k] * np.exp(glide * np.minimum(since, 0.5))
+    f = f * (1 + vibrato * np.sin(2 * np.pi * 5.5 * since))
+    phase = 2 * np.pi * np.cumsum(f) / sr
+    x = np.zeros(len(f))
+    for h in range(1, partials + 1):
+        x += (
+            (f * h**stretch < 0.45 * sr)
+            * h**-tilt
+            * (1 if h % 2 else 1 - odd)
+            * np.sin(phase * h**stretch + rng.uniform(0, 6.3))
+        )
     return x
+
 
 def _noise(rng, n, sr, band):
     "White noise in a band of Hz, (n,)"
-    lo, hi = np.clip(band, 20, .45*sr)
-    return sosfilt(butter(2, [min(lo, .8*hi), hi], 'band', fs=sr, output='sos'), rng.standard_normal(n))
+    lo, hi = np.clip(band, 20, 0.45 * sr)
+    return sosfilt(
+        butter(2, [min(lo, 0.8 * hi), hi], 'band', fs=sr, output='sos'), rng.standard_normal(n)
+    )
 
-def _unit(x): return x/max(np.sqrt(np.mean(x**2)), 1e-9)
 
-def _voice(rng, n, sr, pitch=(200, 400), tilt=1., stretch=1., odd=0., glide=0., vibrato=0., partials=8,
-           breath=.1, band=(100, 5000), rate=0., attack=.005, decay=9.):
+def _unit(x):
+    return x / max(np.sqrt(np.mean(x**2)), 1e-9)
+
+
+def _voice(
+    rng,
+    n,
+    sr,
+    pitch=(200, 400),
+    tilt=1.0,
+    stretch=1.0,
+    odd=0.0,
+    glide=0.0,
+    vibrato=0.0,
+    partials=8,
+    breath=0.1,
+    band=(100, 5000),
+    rate=0.0,
+    attack=0.005,
+    decay=9.0,
+):
     "One sound source (n,), at unit power; `breath` is the share of noise, `odd` what even partials lack"
-    since, k = _since(rng, n, sr, rate); x = breath*_unit(_noise(rng, n, sr, band))
+    since, k = _since(rng, n, sr, rate)
+    x = breath * _unit(_noise(rng, n, sr, band))
     if breath < 1:
-        x = x + (1-breath)*_unit(_tone(rng, since, k, sr, pitch, tilt, stretch, odd, glide, vibrato, partials))
-    return _unit(x*(1-np.exp(-since/attack))*np.exp(-since/decay))
+        x = x + (1 - breath) * _unit(
+            _tone(rng, since, k, sr, pitch, tilt, stretch, odd, glide, vibrato, partials)
+        )
+    return _unit(x * (1 - np.exp(-since / attack)) * np.exp(-since / decay))
 
-def _vary(rng, recipe, amount=.15):
+
+def _vary(rng, recipe, amount=0.15):
     "A recipe with each of its numbers a little off: another dog, another piano"
+
     def off(k, v):
-        if k in ('stretch', 'odd', 'partials'): return v
-        by = np.exp(amount*rng.standard_normal())
-        return tuple(x*by for x in v) if isinstance(v, tuple) else min(v*by, 1) if k == 'breath' else v*by
+        if k in ('stretch', 'odd', 'partials'):
+            return v
+        by = np.exp(amount * rng.standard_normal())
+        return (
+            tuple(x * by for x in v)
+            if isinstance(v, tuple)
+            else min(v * by, 1)
+            if k == 'breath'
+            else v * by
+        )
+
     return {k: off(k, v) for k, v in recipe.items()}
+
 
 def _clip(rng, n, sr, recipes, snr=(0, 20)):
     "Voices in noise below a random edge, float32 (n,), peak between 0.2 and 0.9"
-    x = sum(_voice(rng, n, sr, **r)*rng.uniform(.6, 1) for r in recipes)
-    noise = _noise(rng, n, sr, (30, 10**rng.uniform(2.5, 4))); x = _unit(x) + _unit(noise)*10**(-rng.uniform(*snr)/20)
-    return (x*rng.uniform(.2, .9)/np.abs(x).max()).astype(np.float32)
+    x = sum(_voice(rng, n, sr, **r) * rng.uniform(0.6, 1) for r in recipes)
+    noise = _noise(rng, n, sr, (30, 10 ** rng.uniform(2.5, 4)))
+    x = _unit(x) + _unit(noise) * 10 ** (-rng.uniform(*snr) / 20)
+    return (x * rng.uniform(0.2, 0.9) / np.abs(x).max()).astype(np.float32)
 
 # %% ../nbs/00_data.ipynb #4ce5ee05
 _esc50_voices = dict(
-    airplane=dict(breath=.85, band=(80, 900), pitch=(60, 120), tilt=.8, attack=.3),
-    thunderstorm=dict(breath=1., band=(30, 250), rate=.7, attack=.1, decay=.8),
-    vacuum_cleaner=dict(breath=.6, band=(300, 6000), pitch=(180, 320), tilt=.4),
-    cat=dict(pitch=(450, 800), glide=-.7, vibrato=.02, rate=.9, attack=.08, decay=.4, tilt=.9),
-    chainsaw=dict(breath=.45, band=(500, 5000), pitch=(80, 160), tilt=.2, partials=16, vibrato=.03),
-    dog=dict(pitch=(300, 650), glide=-3., rate=2.2, decay=.09, breath=.35, band=(300, 3000)),
-    chirping_birds=dict(pitch=(2200, 4500), glide=2., rate=4., decay=.06, attack=.015, breath=.05, partials=2),
-    keyboard_typing=dict(breath=1., band=(1500, 7000), rate=7., attack=.001, decay=.012),
-    fireworks=dict(breath=1., band=(60, 4000), rate=1.6, attack=.002, decay=.15),
-    church_bells=dict(pitch=(220, 500), stretch=1.35, rate=.8, decay=1.1, tilt=.7, breath=.02))
+    airplane=dict(breath=0.85, band=(80, 900), pitch=(60, 120), tilt=0.8, attack=0.3),
+    thunderstorm=dict(breath=1.0, band=(30, 250), rate=0.7, attack=0.1, decay=0.8),
+    vacuum_cleaner=dict(breath=0.6, band=(300, 6000), pitch=(180, 320), tilt=0.4),
+    cat=dict(
+        pitch=(450, 800), glide=-0.7, vibrato=0.02, rate=0.9, attack=0.08, decay=0.4, tilt=0.9
+    ),
+    chainsaw=dict(
+        breath=0.45, band=(500, 5000), pitch=(80, 160), tilt=0.2, partials=16, vibrato=0.03
+    ),
+    dog=dict(pitch=(300, 650), glide=-3.0, rate=2.2, decay=0.09, breath=0.35, band=(300, 3000)),
+    chirping_birds=dict(
+        pitch=(2200, 4500), glide=2.0, rate=4.0, decay=0.06, attack=0.015, breath=0.05, partials=2
+    ),
+    keyboard_typing=dict(breath=1.0, band=(1500, 7000), rate=7.0, attack=0.001, decay=0.012),
+    fireworks=dict(breath=1.0, band=(60, 4000), rate=1.6, attack=0.002, decay=0.15),
+    church_bells=dict(pitch=(220, 500), stretch=1.35, rate=0.8, decay=1.1, tilt=0.7, breath=0.02),
+)
 
 # %% ../nbs/00_data.ipynb #2dcd9384
 def _write_wav(path, x, sr):
     "16-bit PCM, whatever folder it is in"
-    path.parent.mkdir(parents=True, exist_ok=True); sf.write(path, x, sr, subtype='PCM_16')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, x, sr, subtype='PCM_16')
+
 
 def _esc50_rows(classes, folds, clips):
     "The rows of meta/esc50.csv; every fourth clip is another take of the third"
     for c in classes:
-        for fold in range(1, folds+1):
+        for fold in range(1, folds + 1):
             for i in range(clips):
-                k, take = ESC50_CLASSES.index(c), 'AB'[i%4 == 3]; src = 10_000*fold + 100*k + i - (take == 'B')
-                side = 'train' if fold > 1 else 'valid' if i < clips/2 else 'test'
+                k, take = ESC50_CLASSES.index(c), 'AB'[i % 4 == 3]
+                src = 10_000 * fold + 100 * k + i - (take == 'B')
+                side = 'train' if fold > 1 else 'valid' if i < clips / 2 else 'test'
                 yield f'{fold}-{src}-{take}-{k}.wav', fold, k, c, src, take, side
 
-def _synth_esc50(home, seed, classes=None, clips_per_fold=4, seconds=2., sr=22050, folds=5):
+
+def _synth_esc50(home, seed, classes=None, clips_per_fold=4, seconds=2.0, sr=22050, folds=5):
     "`clips_per_fold` clips for each class and fold"
-    meta = pd.DataFrame(_esc50_rows(classes or esc50.classes, folds, clips_per_fold),
-                        columns='filename fold target category src_file take source_scratch'.split())
+    meta = pd.DataFrame(
+        _esc50_rows(classes or esc50.classes, folds, clips_per_fold),
+        columns='filename fold target category src_file take source_scratch'.split(),
+    )
     for r in meta.itertuples():
         recipe = _vary(_rng(seed, r.category, r.src_file), _esc50_voices[r.category])
-        x = _clip(_rng(seed, r.category, r.src_file, r.take), int(seconds*sr), sr, [recipe])
-        _write_wav(home/'audio'/r.filename, x, sr)
-    (home/'meta').mkdir(); meta.drop(columns='source_scratch').to_csv(home/'meta/esc50.csv', index=False)
+        x = _clip(_rng(seed, r.category, r.src_file, r.take), int(seconds * sr), sr, [recipe])
+        _write_wav(home / 'audio' / r.filename, x, sr)
+    (home / 'meta').mkdir()
+    meta.drop(columns='source_scratch').to_csv(home / 'meta/esc50.csv', index=False)
     halves = meta[['filename', 'source_scratch']].assign(source_fastai=meta.source_scratch)
-    halves.to_csv(home/'meta/source_split.csv', index=False)
+    halves.to_csv(home / 'meta/source_split.csv', index=False)
 
 # %% ../nbs/00_data.ipynb #ce72d43a
 _timbres = dict(
-    cel=dict(pitch=(65, 500), tilt=1.2, vibrato=.012, attack=.09),
-    cla=dict(pitch=(150, 1000), tilt=.9, odd=.9, attack=.04),
-    flu=dict(pitch=(260, 1500), tilt=2.4, breath=.3, band=(1000, 5000), vibrato=.008, attack=.06),
-    gac=dict(pitch=(85, 700), tilt=1.2, attack=.002, decay=.25, breath=.03),
-    gel=dict(pitch=(85, 800), tilt=.3, attack=.004, decay=.9),
-    org=dict(pitch=(65, 900), tilt=.7, breath=.02, attack=.02, partials=5),
-    pia=dict(pitch=(60, 1500), tilt=1.7, stretch=1.03, decay=.5),
-    sax=dict(pitch=(120, 800), tilt=.6, breath=.2, band=(500, 4000), vibrato=.015, attack=.03),
-    tru=dict(pitch=(170, 1000), tilt=.15, attack=.02, partials=12),
-    vio=dict(pitch=(200, 2000), tilt=.8, vibrato=.02, attack=.07),
-    voi=dict(pitch=(100, 700), tilt=1.3, vibrato=.035, glide=.3, attack=.08, breath=.12, band=(800, 3500)))
+    cel=dict(pitch=(65, 500), tilt=1.2, vibrato=0.012, attack=0.09),
+    cla=dict(pitch=(150, 1000), tilt=0.9, odd=0.9, attack=0.04),
+    flu=dict(
+        pitch=(260, 1500), tilt=2.4, breath=0.3, band=(1000, 5000), vibrato=0.008, attack=0.06
+    ),
+    gac=dict(pitch=(85, 700), tilt=1.2, attack=0.002, decay=0.25, breath=0.03),
+    gel=dict(pitch=(85, 800), tilt=0.3, attack=0.004, decay=0.9),
+    org=dict(pitch=(65, 900), tilt=0.7, breath=0.02, attack=0.02, partials=5),
+    pia=dict(pitch=(60, 1500), tilt=1.7, stretch=1.03, decay=0.5),
+    sax=dict(pitch=(120, 800), tilt=0.6, breath=0.2, band=(500, 4000), vibrato=0.015, attack=0.03),
+    tru=dict(pitch=(170, 1000), tilt=0.15, attack=0.02, partials=12),
+    vio=dict(pitch=(200, 2000), tilt=0.8, vibrato=0.02, attack=0.07),
+    voi=dict(
+        pitch=(100, 700),
+        tilt=1.3,
+        vibrato=0.035,
+        glide=0.3,
+        attack=0.08,
+        breath=0.12,
+        band=(800, 3500),
+    ),
+)
 
-def _drum(rate, decay, *band): return dict(breath=1., band=band, rate=rate, attack=.002, decay=decay)
+
+def _drum(rate, decay, *band):
+    return dict(breath=1.0, band=band, rate=rate, attack=0.002, decay=decay)
+
 
 _genres = dict(
-    blues=(_drum(1.5, .1, 100, 2000), dict(pitch=(100, 350), tilt=.9, decay=.6, rate=1.5)),
-    classical=(dict(pitch=(150, 900), tilt=1.3, vibrato=.012, attack=.15, rate=.8), dict(pitch=(100, 400), tilt=1.6)),
-    country=(_drum(3., .05, 400, 5000), dict(pitch=(150, 600), tilt=1.1, decay=.25, rate=3.)),
-    disco=(_drum(4., .07, 50, 7000), dict(pitch=(80, 250), tilt=.5, decay=.2, rate=4.)),
-    hiphop=(_drum(2.8, .15, 30, 500), dict(pitch=(45, 110), tilt=1.2, decay=.5, rate=1.4)),
-    jazz=(_drum(3.3, .12, 3000, 9000), dict(pitch=(120, 700), tilt=.7, breath=.15, vibrato=.01, rate=2.)),
-    metal=(_drum(7., .05, 60, 6000), dict(pitch=(70, 160), tilt=.05, partials=20, breath=.25)),
-    pop=(_drum(2., .08, 100, 6000), dict(pitch=(250, 900), tilt=1., attack=.03, rate=1.)),
-    reggae=(_drum(1.2, .2, 60, 900), dict(pitch=(200, 450), tilt=.9, decay=.08, rate=2.4)),
-    rock=(_drum(2.2, .15, 80, 3500), dict(pitch=(90, 350), tilt=.25, partials=14, decay=1.2, rate=1.1)))
+    blues=(_drum(1.5, 0.1, 100, 2000), dict(pitch=(100, 350), tilt=0.9, decay=0.6, rate=1.5)),
+    classical=(
+        dict(pitch=(150, 900), tilt=1.3, vibrato=0.012, attack=0.15, rate=0.8),
+        dict(pitch=(100, 400), tilt=1.6),
+    ),
+    country=(_drum(3.0, 0.05, 400, 5000), dict(pitch=(150, 600), tilt=1.1, decay=0.25, rate=3.0)),
+    disco=(_drum(4.0, 0.07, 50, 7000), dict(pitch=(80, 250), tilt=0.5, decay=0.2, rate=4.0)),
+    hiphop=(_drum(2.8, 0.15, 30, 500), dict(pitch=(45, 110), tilt=1.2, decay=0.5, rate=1.4)),
+    jazz=(
+        _drum(3.3, 0.12, 3000, 9000),
+        dict(pitch=(120, 700), tilt=0.7, breath=0.15, vibrato=0.01, rate=2.0),
+    ),
+    metal=(_drum(7.0, 0.05, 60, 6000), dict(pitch=(70, 160), tilt=0.05, partials=20, breath=0.25)),
+    pop=(_drum(2.0, 0.08, 100, 6000), dict(pitch=(250, 900), tilt=1.0, attack=0.03, rate=1.0)),
+    reggae=(_drum(1.2, 0.2, 60, 900), dict(pitch=(200, 450), tilt=0.9, decay=0.08, rate=2.4)),
+    rock=(
+        _drum(2.2, 0.15, 80, 3500),
+        dict(pitch=(90, 350), tilt=0.25, partials=14, decay=1.2, rate=1.1),
+    ),
+)
 
 # %% ../nbs/00_data.ipynb #7d932b21
 def _irmas_name(rng, code, number, k):
     "A training file's name as the public release has them"
-    drums, genre = rng.choice(['', '[nod]', '[dru]']), rng.choice(['cla', 'pop_roc', 'jaz_blu', 'cou_fol', 'lat_sou'])
+    drums, genre = (
+        rng.choice(['', '[nod]', '[dru]']),
+        rng.choice(['cla', 'pop_roc', 'jaz_blu', 'cou_fol', 'lat_sou']),
+    )
     return f"{'008__' if drums == '[nod]' else ''}[{code}]{drums}[{genre}]{number:04d}__{k}.wav"
 
-def _synth_irmas(home, seed, classes=None, recordings=4, clips=3, tests=22, seconds=3., sr=22050):
+
+def _synth_irmas(home, seed, classes=None, recordings=4, clips=3, tests=22, seconds=3.0, sr=22050):
     "`recordings` a class of `clips` each, and `tests` clips of twice the length with one to three instruments"
-    classes = classes or irmas.classes; song = {c: {'rate': 1.5, **_timbres[c]} for c in classes}
+    classes = classes or irmas.classes
+    song = {c: {'rate': 1.5, **_timbres[c]} for c in classes}
     for number, c in enumerate(np.repeat(classes, recordings).tolist(), 1):
         recipe = _vary(_rng(seed, 'irmas', number), song[c])
-        for k in range(1, clips+1):
-            path = home/'IRMAS-TrainingData'/c/_irmas_name(_rng(seed, 'name', number), c, number, k)
-            _write_wav(path, _clip(_rng(seed, 'irmas', number, k), int(seconds*sr), sr, [recipe], (5, 25)), sr)
+        for k in range(1, clips + 1):
+            path = (
+                home
+                / 'IRMAS-TrainingData'
+                / c
+                / _irmas_name(_rng(seed, 'name', number), c, number, k)
+            )
+            _write_wav(
+                path,
+                _clip(_rng(seed, 'irmas', number, k), int(seconds * sr), sr, [recipe], (5, 25)),
+                sr,
+            )
     for i in range(tests):
-        rng = _rng(seed, 'irmas test', i); labels = rng.choice(classes, min(len(classes), 1 + i%3), replace=False)
-        path = home/f'IRMAS-TestingData-Part{1+i%3}'/f'Part{1+i%3}'/f'({i//4:02d}) synthetic song-{i%4}.wav'
-        _write_wav(path, _clip(rng, int(2*seconds*sr), sr, [_vary(rng, song[c]) for c in labels], (5, 25)), sr)
+        rng = _rng(seed, 'irmas test', i)
+        labels = rng.choice(classes, min(len(classes), 1 + i % 3), replace=False)
+        path = (
+            home
+            / f'IRMAS-TestingData-Part{1 + i % 3}'
+            / f'Part{1 + i % 3}'
+            / f'({i // 4:02d}) synthetic song-{i % 4}.wav'
+        )
+        _write_wav(
+            path,
+            _clip(rng, int(2 * seconds * sr), sr, [_vary(rng, song[c]) for c in labels], (5, 25)),
+            sr,
+        )
         path.with_suffix('.txt').write_text(''.join(f'{c}\t\n' for c in labels))
 
-def _synth_notes(home, seed, classes=None, train=8, valid=4, seconds=1., sr=22050):
+
+def _synth_notes(home, seed, classes=None, train=8, valid=4, seconds=1.0, sr=22050):
     "`train` and `valid` notes a class, four from each source instrument"
     rows = []
     for c in classes or irmas_notes.classes:
-        for i in range(train+valid):
-            split = 'train' if i < train else 'valid'; source = f'{split}_library_{(i if i < train else i-train)//4}'
-            recipe = _vary(_rng(seed, c, source), {**_timbres[c], 'decay': _timbres[c].get('decay', 1.)}, .25)
-            rng = _rng(seed, 'notes', c, i); n = int(sr*seconds*rng.uniform(.6, 1)); file = f'{c}/[{c}]{i+1:04d}.wav'
-            _write_wav(home/file, _clip(rng, n, sr, [recipe], (10, 30)), sr)
-            rows.append((file, c, source, f'{source}_{c}', split, round(n/sr, 2)))
+        for i in range(train + valid):
+            split = 'train' if i < train else 'valid'
+            source = f'{split}_library_{(i if i < train else i - train) // 4}'
+            recipe = _vary(
+                _rng(seed, c, source), {**_timbres[c], 'decay': _timbres[c].get('decay', 1.0)}, 0.25
+            )
+            rng = _rng(seed, 'notes', c, i)
+            n = int(sr * seconds * rng.uniform(0.6, 1))
+            file = f'{c}/[{c}]{i + 1:04d}.wav'
+            _write_wav(home / file, _clip(rng, n, sr, [recipe], (10, 30)), sr)
+            rows.append((file, c, source, f'{source}_{c}', split, round(n / sr, 2)))
     table = pd.DataFrame(rows, columns='file label source group split seconds'.split())
-    table.to_csv(home/'irmas_notes.csv', index=False)
+    table.to_csv(home / 'irmas_notes.csv', index=False)
 
-def _synth_gtzan(home, seed, classes=None, tracks=8, fragments=1, seconds=5., sr=22050):
+
+def _synth_gtzan(home, seed, classes=None, tracks=8, fragments=1, seconds=5.0, sr=22050):
     "`tracks` a genre, each in `fragments` of `seconds`"
     for g in classes or gtzan.classes:
         for i in range(tracks):
-            rng = _rng(seed, g, i); recipes = [_vary(rng, r, .25) for r in _genres[g]]
-            x = _clip(rng, int(seconds*sr)*fragments, sr, recipes, (3, 20))
+            rng = _rng(seed, g, i)
+            recipes = [_vary(rng, r, 0.25) for r in _genres[g]]
+            x = _clip(rng, int(seconds * sr) * fragments, sr, recipes, (3, 20))
             for k, part in enumerate(x.reshape(fragments, -1)):
-                _write_wav(home/'genres'/g/f"{g}.{i:05d}{f'.{k}' if fragments > 1 else ''}.wav", part, sr)
+                _write_wav(
+                    home / 'genres' / g / f"{g}.{i:05d}{f'.{k}' if fragments > 1 else ''}.wav",
+                    part,
+                    sr,
+                )
 
 # %% ../nbs/00_data.ipynb #470de70a
 def _outline(rng, lobes, px):
     "Points of a turned, stretched and lobed circle, as (x, y) pairs"
-    t = np.linspace(0, 2*np.pi, 90, endpoint=False); r = px*rng.uniform(.22, .38)*(1 + .4*np.cos(lobes*t)*(lobes > 0))
-    x, y = r*np.cos(t), r*np.sin(t)*rng.uniform(.65, 1); a = rng.uniform(0, 6.3); cx, cy = px*rng.uniform(.35, .65, 2)
-    return list(zip(cx + x*np.cos(a) - y*np.sin(a), cy + x*np.sin(a) + y*np.cos(a)))
+    t = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    r = px * rng.uniform(0.22, 0.38) * (1 + 0.4 * np.cos(lobes * t) * (lobes > 0))
+    x, y = r * np.cos(t), r * np.sin(t) * rng.uniform(0.65, 1)
+    a = rng.uniform(0, 6.3)
+    cx, cy = px * rng.uniform(0.35, 0.65, 2)
+    return list(zip(cx + x * np.cos(a) - y * np.sin(a), cy + x * np.sin(a) + y * np.cos(a)))
+
 
 def _paint(rng, s, v, hue=None):
     "An RGB colour of a hue (any hue if None) with saturation and brightness from two ranges"
-    h = rng.random() if hue is None else hue%1
-    return tuple(int(255*q) for q in colorsys.hsv_to_rgb(h, rng.uniform(*s), rng.uniform(*v)))
+    h = rng.random() if hue is None else hue % 1
+    return tuple(int(255 * q) for q in colorsys.hsv_to_rgb(h, rng.uniform(*s), rng.uniform(*v)))
+
 
 def _texture(rng, striped, px):
     "Brightness (px, px, 1): even, or stripes at any angle"
-    a = rng.uniform(0, np.pi); y, x = np.mgrid[:px, :px]/px
-    return 1 - .6*striped*(np.sin(2*np.pi*rng.uniform(8, 14)*(x*np.cos(a) + y*np.sin(a))) > 0)[..., None]
+    a = rng.uniform(0, np.pi)
+    y, x = np.mgrid[:px, :px] / px
+    return (
+        1
+        - 0.6
+        * striped
+        * (np.sin(2 * np.pi * rng.uniform(8, 14) * (x * np.cos(a) + y * np.sin(a))) > 0)[..., None]
+    )
+
 
 def _photo(rng, c, px):
     "One photo of class number `c`: a PIL image of px x px with clutter behind, lines in front, and grain"
-    img = Image.new('RGB', (px, px), _paint(rng, (0, .4), (.3, .95))); draw = ImageDraw.Draw(img)
+    img = Image.new('RGB', (px, px), _paint(rng, (0, 0.4), (0.3, 0.95)))
+    draw = ImageDraw.Draw(img)
     for _ in range(9):
-        x, y, w, h = px*np.r_[rng.uniform(-.1, .9, 2), rng.uniform(.05, .3, 2)]
-        (draw.ellipse, draw.rectangle)[rng.integers(2)]((x, y, x+w, y+h), fill=_paint(rng, (0, .3), (.2, 1)))
-    mask = Image.new('L', (px, px)); ImageDraw.Draw(mask).polygon(_outline(rng, (0, 3, 6)[c%3], px), fill=255)
-    fill = np.array(_paint(rng, (.65, 1), (.5, 1), c//6/5 + rng.normal(0, .025))) * _texture(rng, c//3%2, px)
+        x, y, w, h = px * np.r_[rng.uniform(-0.1, 0.9, 2), rng.uniform(0.05, 0.3, 2)]
+        (draw.ellipse, draw.rectangle)[rng.integers(2)](
+            (x, y, x + w, y + h), fill=_paint(rng, (0, 0.3), (0.2, 1))
+        )
+    mask = Image.new('L', (px, px))
+    ImageDraw.Draw(mask).polygon(_outline(rng, (0, 3, 6)[c % 3], px), fill=255)
+    fill = np.array(_paint(rng, (0.65, 1), (0.5, 1), c // 6 / 5 + rng.normal(0, 0.025))) * _texture(
+        rng, c // 3 % 2, px
+    )
     img.paste(Image.fromarray(fill.astype(np.uint8)), mask=mask)
     for x in rng.uniform(0, px, 4):
-        draw.line((x, 0, x + rng.normal(0, px/3), px), fill=_paint(rng, (.3, .3), (.5, .5)), width=max(1, px//80))
-    return Image.fromarray(np.clip(np.asarray(img) + rng.normal(0, 10, (px, px, 1)), 0, 255).astype(np.uint8))
+        draw.line(
+            (x, 0, x + rng.normal(0, px / 3), px),
+            fill=_paint(rng, (0.3, 0.3), (0.5, 0.5)),
+            width=max(1, px // 80),
+        )
+    return Image.fromarray(
+        np.clip(np.asarray(img) + rng.normal(0, 10, (px, px, 1)), 0, 255).astype(np.uint8)
+    )
+
 
 def _synth_photos(home, seed, classes=None, train=6, valid=2, test=2, px=224):
     "`train`, `valid` and `test` photos a class, JPEG"
     for split, n in dict(train=train, valid=valid, test=test).items():
         for c in classes or instruments30.classes:
-            (home/split/c).mkdir(parents=True); k = instruments30.classes.index(c)
-            for i in range(1, n+1): _photo(_rng(seed, split, c, i), k, px).save(home/split/c/f'{i:03d}.jpg', quality=85)
+            (home / split / c).mkdir(parents=True)
+            k = instruments30.classes.index(c)
+            for i in range(1, n + 1):
+                _photo(_rng(seed, split, c, i), k, px).save(
+                    home / split / c / f'{i:03d}.jpg', quality=85
+                )
 
 # %% ../nbs/00_data.ipynb #ab35e750
-_WRITERS = dict(esc50=_synth_esc50, irmas=_synth_irmas, irmas_notes=_synth_notes, gtzan=_synth_gtzan,
-                instruments30=_synth_photos)
+_WRITERS = dict(
+    esc50=_synth_esc50,
+    irmas=_synth_irmas,
+    irmas_notes=_synth_notes,
+    gtzan=_synth_gtzan,
+    instruments30=_synth_photos,
+)
 _SYNTHETIC = 'SYNTHETIC.json'
 
+
 @patch
-def synthesize(self:Dataset,
-    root,          # folder that will hold the folder <name>
-    seed:int=0,    # other seeds, other clips
-    **sizes,       # classes, sr, seconds, px, clips_per_fold, recordings, clips, tests, tracks, fragments, train, valid …
-) -> Path:         # root/<name>
+def synthesize(
+    self: Dataset,
+    root,  # folder that will hold the folder <name>
+    seed: int = 0,  # other seeds, other clips
+    **sizes,  # classes, sr, seconds, px, clips_per_fold, recordings, clips, tests, tracks, fragments, train, valid …
+) -> Path:  # root/<name>
     "A synthetic stand-in in the official layout at `root/<name>`; in place of one with other settings and all that lies in its folder; DataError where that folder holds anything but a stand-in"
-    home, want = Path(root)/self.name, json.dumps(dict(version=1, seed=seed, **sizes), sort_keys=True)
-    mark, odd = home/_SYNTHETIC, set(sizes.get('classes') or ())-set(self.classes)
-    if odd: raise DataError(f'{self.name} has no stand-in for {sorted(odd)[0]!r}')
-    if mark.is_file() and mark.read_text() == want: return home
+    home, want = (
+        Path(root) / self.name,
+        json.dumps(dict(version=1, seed=seed, **sizes), sort_keys=True),
+    )
+    mark, odd = home / _SYNTHETIC, set(sizes.get('classes') or ()) - set(self.classes)
+    if odd:
+        raise DataError(f'{self.name} has no stand-in for {sorted(odd)[0]!r}')
+    if mark.is_file() and mark.read_text() == want:
+        return home
     if home.exists() and any(home.iterdir()) and not mark.is_file():
         raise DataError(f'{home} holds files that are not synthetic: give another root')
     Path(root).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix='.synth-') as t:
-        new = Path(t)/'new'; new.mkdir(); _WRITERS[self.layout](new, seed, **sizes); (new/_SYNTHETIC).write_text(want)
-        if home.exists(): shutil.rmtree(home)
+        new = Path(t) / 'new'
+        new.mkdir()
+        _WRITERS[self.layout](new, seed, **sizes)
+        (new / _SYNTHETIC).write_text(want)
+        if home.exists():
+            shutil.rmtree(home)
         os.replace(new, home)
     return home
 
 # %% ../nbs/00_data.ipynb #28bf0dd7
 _HOMES = dict(  # layout -> tell-tale files or folders, and where below the folder they may be
-    esc50=(['meta/esc50.csv'], ['', 'ESC-50-*']), irmas_notes=(['irmas_notes.csv'], ['', 'irmas_notes']),
+    esc50=(['meta/esc50.csv'], ['', 'ESC-50-*']),
+    irmas_notes=(['irmas_notes.csv'], ['', 'irmas_notes']),
     irmas=(['IRMAS-TrainingData', 'IRMAS-TestingData-Part*', 'test_labels.csv'], ['']),
-    gtzan=([f'{g}/{g}.*' for g in gtzan.classes], ['', 'genres', 'genres_original', 'Data/genres_original',
-                                                   'archive/genres_original', 'archive/Data/genres_original']),
-    instruments30=(['train'], ['', 'archive']))
+    gtzan=(
+        [f'{g}/{g}.*' for g in gtzan.classes],
+        [
+            '',
+            'genres',
+            'genres_original',
+            'Data/genres_original',
+            'archive/genres_original',
+            'archive/Data/genres_original',
+        ],
+    ),
+    instruments30=(['train'], ['', 'archive']),
+)
+
 
 def _home(base, layout):
     "The folder at or just below `base` where the tell-tale names of a layout are, or None"
@@ -390,147 +686,238 @@ def _home(base, layout):
     below = [d for place in places for d in ([base] if not place else sorted(base.glob(place)))]
     return next((d for d in below if any(True for m in marks for _ in d.glob(m))), None)
 
+
 def _bases(name, root):
     "Folders to look in, best first"
-    roots = [root] if root else [os.environ.get('INSTRUMENTS_DATA'), pooch.os_cache('instruments_nbdev')]
-    return [b for r in roots if r for b in (Path(r).expanduser()/name, Path(r).expanduser())]
+    roots = (
+        [root]
+        if root
+        else [os.environ.get('INSTRUMENTS_DATA'), pooch.os_cache('instruments_nbdev')]
+    )
+    return [b for r in roots if r for b in (Path(r).expanduser() / name, Path(r).expanduser())]
+
 
 def data_root(
-    name:str,         # a name in `DATASETS`
-    root=None,        # the set's own folder or one that holds it; default: $INSTRUMENTS_DATA, then the cache
-) -> Path:            # the folder in which its layout begins
+    name: str,  # a name in `DATASETS`
+    root=None,  # the set's own folder or one that holds it; default: $INSTRUMENTS_DATA, then the cache
+) -> Path:  # the folder in which its layout begins
     "Where a data set lies; DataError says what is missing, where it was looked for, and the command that gets it"
-    if name not in DATASETS: raise DataError(f'no data set is called {name!r}: the names are {", ".join(DATASETS)}')
-    bases = _bases(name, root); found = next((h for b in bases if (h := _home(b, DATASETS[name].layout))), None)
-    if found: return found
-    raise DataError(f'{name} is not in {" nor in ".join(map(str, bases))}: give its folder, set INSTRUMENTS_DATA, '
-                    f'or run: instruments_data {name} --fetch' + (f' --root {root}' if root else ''))
+    if name not in DATASETS:
+        raise DataError(f'no data set is called {name!r}: the names are {", ".join(DATASETS)}')
+    bases = _bases(name, root)
+    found = next((h for b in bases if (h := _home(b, DATASETS[name].layout))), None)
+    if found:
+        return found
+    raise DataError(
+        f'{name} is not in {" nor in ".join(map(str, bases))}: give its folder, set INSTRUMENTS_DATA, '
+        f'or run: instruments_data {name} --fetch' + (f' --root {root}' if root else '')
+    )
 
 # %% ../nbs/00_data.ipynb #e081b415
 def _read_csv(path, need, most=50_000_000):
     "A CSV file as a table of strings with at least the columns `need`; DataError names the file"
-    if not path.is_file(): raise DataError(f'{path} is missing')
-    if path.stat().st_size > most: raise DataError(f'{path} is larger than {most:,} bytes')
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig', index_col=False)
-    except ValueError as e: raise DataError(f'{path} is not a readable CSV file: {str(e).splitlines()[0]}') from None
-    if lacks := [c for c in need if c not in table]: raise DataError(f'{path} has no column {", ".join(lacks)}')
+    if not path.is_file():
+        raise DataError(f'{path} is missing')
+    if path.stat().st_size > most:
+        raise DataError(f'{path} is larger than {most:,} bytes')
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding='utf-8-sig', index_col=False
+        )
+    except ValueError as e:
+        raise DataError(f'{path} is not a readable CSV file: {str(e).splitlines()[0]}') from None
+    if lacks := [c for c in need if c not in table]:
+        raise DataError(f'{path} has no column {", ".join(lacks)}')
     return table
+
 
 def _listing(folder, exts):
     "Files of one folder with the right extensions, sorted, without hidden ones (macOS puts `._x.wav` into archives)"
-    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in exts and p.name[0] != '.' and p.is_file())
+    return sorted(
+        p
+        for p in Path(folder).iterdir()
+        if p.suffix.lower() in exts and p.name[0] != '.' and p.is_file()
+    )
+
 
 def _lookup(files, names, what, depth=1):
     "The file of each name by its last `depth` parts, extension apart; DataError counts the missing and names the first"
     key = lambda p: (*PurePosixPath(p).parts[-depth:-1], PurePosixPath(p).stem)
-    have = {key(f): str(f) for f in reversed(files)}; lost = [n for n in names if key(n) not in have]
-    if lost: raise DataError(f'{what} names {len(lost)} files that are not there, the first is {lost[0]}')
+    have = {key(f): str(f) for f in reversed(files)}
+    lost = [n for n in names if key(n) not in have]
+    if lost:
+        raise DataError(
+            f'{what} names {len(lost)} files that are not there, the first is {lost[0]}'
+        )
     return [have[key(n)] for n in names]
+
 
 def _frame(rows, what, *columns):
     "Rows as a table, unless there are none"
-    if not rows: raise DataError(f'{what} holds no sounds or photos in class folders')
+    if not rows:
+        raise DataError(f'{what} holds no sounds or photos in class folders')
     return pd.DataFrame(rows, columns=['path', 'label', 'group', *columns])
 
 # %% ../nbs/00_data.ipynb #f997db66
 _SPLITS = dict(train='train', valid='valid', val='valid', validation='valid', test='test')
 
+
 def _class_files(folder, exts):
     "(class, file) of every file in the class folders of `folder`"
-    return [(d.name, f) for d in sorted(folder.iterdir()) if d.is_dir() and d.name[0] != '.' for f in _listing(d, exts)]
+    return [
+        (d.name, f)
+        for d in sorted(folder.iterdir())
+        if d.is_dir() and d.name[0] != '.'
+        for f in _listing(d, exts)
+    ]
+
 
 def _seen(folder, root):
     "Everything below `folder` that is not hidden, in order; DataError for a link out of `root` and for a name that no table can hold"
     for p in sorted(folder.rglob('*')):
-        if any(q[0] == '.' for q in p.relative_to(folder).parts): continue
-        if re.search('[\0-\x1f\x7f-\x9f\ud800-\udfff]', str(p)): raise DataError(f'{ascii(str(p))[1:-1]} has a name that is no text: rename it')
+        if any(q[0] == '.' for q in p.relative_to(folder).parts):
+            continue
+        if re.search('[\0-\x1f\x7f-\x9f\ud800-\udfff]', str(p)):
+            raise DataError(f'{ascii(str(p))[1:-1]} has a name that is no text: rename it')
         if p.is_symlink() and not Path(os.path.realpath(p)).is_relative_to(os.path.realpath(root)):
             raise DataError(f'{p} is a link that leads out of {root}: put there what it points to')
         yield p
 
+
 def _parts(root, exts):
     "The folders of a split in `root`, or itself; sounds or photos right in `train` make it a class, of trains"
-    split = (root/'train').is_dir() and not _listing(root/'train', exts)
-    return [d for d in _SPLITS if (root/d).is_dir()] if split else ['']
+    split = (root / 'train').is_dir() and not _listing(root / 'train', exts)
+    return [d for d in _SPLITS if (root / d).is_dir()] if split else ['']
+
 
 def _own_groups(t, root):
     "A file is a group of its own; where a class has several subfolders, each of them is one: a session, a recording"
     folder = t.path.map(lambda p: str(Path(p).parent.relative_to(root)))
-    inner = folder.map(lambda f: Path(f).parts[int(t.split.notna().any()):])                  # train/a/all and test/a/all are one name
+    inner = folder.map(
+        lambda f: Path(f).parts[int(t.split.notna().any()) :]
+    )  # train/a/all and test/a/all are one name
     deep = t.deep & (inner.groupby(t.label).transform('nunique') > 1)
     return folder.where(deep, t.path.map(lambda p: str(Path(p).relative_to(root).with_suffix(''))))
 
+
 def folder_items(
-    root,               # a folder of class folders, or of train/valid/test with class folders in each
-    exts=SOUNDS|PHOTOS, # extensions that count
-) -> pd.DataFrame:      # path, label, group (a subfolder of a class, else each file its own), and split where there is one
+    root,  # a folder of class folders, or of train/valid/test with class folders in each
+    exts=SOUNDS | PHOTOS,  # extensions that count
+) -> pd.DataFrame:  # path, label, group (a subfolder of a class, else each file its own), and split where there is one
     "Items of any folder of class folders; DataError where it is empty or mixes sounds with photos"
     root = Path(root)
-    if not root.is_dir(): raise DataError(f'{root} is not a folder')
-    found = [(f, f.relative_to(root/p).parts, _SPLITS.get(p)) for p in _parts(root, exts) for f in _seen(root/p, root)
-             if f.suffix.lower() in exts and f.is_file()]
-    rows = [(str(f), normalize('NFC', q[0]), '', part, len(q) > 2) for f, q, part in found if len(q) > 1]
-    items = _frame(rows, root, 'split', 'deep'); photo = items.path.map(lambda p: Path(p).suffix.lower() in PHOTOS)
+    if not root.is_dir():
+        raise DataError(f'{root} is not a folder')
+    found = [
+        (f, f.relative_to(root / p).parts, _SPLITS.get(p))
+        for p in _parts(root, exts)
+        for f in _seen(root / p, root)
+        if f.suffix.lower() in exts and f.is_file()
+    ]
+    rows = [
+        (str(f), normalize('NFC', q[0]), '', part, len(q) > 2) for f, q, part in found if len(q) > 1
+    ]
+    items = _frame(rows, root, 'split', 'deep')
+    photo = items.path.map(lambda p: Path(p).suffix.lower() in PHOTOS)
     if photo.nunique() > 1:
-        raise DataError(f'{root} mixes sounds and photos: {items.path[~photo].iloc[0]} and {items.path[photo].iloc[0]}')
+        raise DataError(
+            f'{root} mixes sounds and photos: {items.path[~photo].iloc[0]} and {items.path[photo].iloc[0]}'
+        )
     items = items.assign(group=_own_groups(items, root)).drop(columns='deep')
     return items if items.split.notna().all() else items.drop(columns='split')
 
-def _few(names, n=3): return ', '.join(names[:n]) + f' and {len(names)-n} more'*(len(names) > n)
+
+def _few(names, n=3):
+    return ', '.join(names[:n]) + f' and {len(names) - n} more' * (len(names) > n)
+
 
 def left_out(
-    root,               # the folder
-    items:pd.DataFrame, # its items
+    root,  # the folder
+    items: pd.DataFrame,  # its items
 ) -> str:
     "What lies in a folder and is in none of its items, in one sentence; empty where there is nothing"
-    root, used = Path(root), set(items.path); full = {d for p in used for d in Path(p).parents}
-    rest = [(p.is_dir(), str(p.relative_to(root))) for p in _seen(root, root) if str(p) not in used and p not in full]
+    root, used = Path(root), set(items.path)
+    full = {d for p in used for d in Path(p).parents}
+    rest = [
+        (p.is_dir(), str(p.relative_to(root)))
+        for p in _seen(root, root)
+        if str(p) not in used and p not in full
+    ]
     files, folders = [q for d, q in rest if not d], [q for d, q in rest if d]
-    said = [f'{len(files)} file{"s"*(len(files) > 1)} ({_few(files)})']*bool(files) + [f'nothing to use in {_few(folders)}']*bool(folders)
+    said = [f'{len(files)} file{"s" * (len(files) > 1)} ({_few(files)})'] * bool(files) + [
+        f'nothing to use in {_few(folders)}'
+    ] * bool(folders)
     return 'left out: ' + '; '.join(said) if said else ''
 
 # %% ../nbs/00_data.ipynb #52c57011
 def _fold_numbers(folds, what):
     "Folds as int; DataError for anything else"
     odd = folds[~folds.str.fullmatch('[0-9]{1,3}')]
-    if len(odd): raise DataError(f'{what} has a fold that is not a number: {odd.iloc[0]!r}')
+    if len(odd):
+        raise DataError(f'{what} has a fold that is not a number: {odd.iloc[0]!r}')
     return folds.astype(int)
+
 
 def _esc50_items(home, classes):
     "path, label, group, fold, and the halves of S3 (`source_split`, `source_fastai`) where they lie beside"
-    csv, halves = home/'meta/esc50.csv', home/'meta/source_split.csv'
-    t = _read_csv(csv, ['filename', 'fold', 'category', 'src_file']); t = t[t.category.isin(classes)]
-    files = _listing(home/'audio', SOUNDS) if (home/'audio').is_dir() else []
-    items = pd.DataFrame(dict(path=_lookup(files, t.filename, csv), label=t.category, group=t.src_file,
-                              fold=_fold_numbers(t.fold, csv)))
-    if not halves.is_file(): return items
-    half = _read_csv(halves, ['filename', 'source_scratch', 'source_fastai']).drop_duplicates('filename')
+    csv, halves = home / 'meta/esc50.csv', home / 'meta/source_split.csv'
+    t = _read_csv(csv, ['filename', 'fold', 'category', 'src_file'])
+    t = t[t.category.isin(classes)]
+    files = _listing(home / 'audio', SOUNDS) if (home / 'audio').is_dir() else []
+    items = pd.DataFrame(
+        dict(
+            path=_lookup(files, t.filename, csv),
+            label=t.category,
+            group=t.src_file,
+            fold=_fold_numbers(t.fold, csv),
+        )
+    )
+    if not halves.is_file():
+        return items
+    half = _read_csv(halves, ['filename', 'source_scratch', 'source_fastai']).drop_duplicates(
+        'filename'
+    )
     half = half.set_index('filename').reindex(t.filename).set_axis(t.index)
     return items.assign(source_split=half.source_scratch, source_fastai=half.source_fastai)
 
+
 def _notes_items(home, classes):
     "path, label, group, split"
-    csv = home/'irmas_notes.csv'; t = _read_csv(csv, ['file', 'label', 'group', 'split']); t = t[t.label.isin(classes)]
-    files = [f for c in classes if (home/c).is_dir() for f in _listing(home/c, SOUNDS)]
-    return pd.DataFrame(dict(path=_lookup(files, t.file, csv, depth=2), label=t.label, group=t.group, split=t.split))
+    csv = home / 'irmas_notes.csv'
+    t = _read_csv(csv, ['file', 'label', 'group', 'split'])
+    t = t[t.label.isin(classes)]
+    files = [f for c in classes if (home / c).is_dir() for f in _listing(home / c, SOUNDS)]
+    return pd.DataFrame(
+        dict(path=_lookup(files, t.file, csv, depth=2), label=t.label, group=t.group, split=t.split)
+    )
 
 # %% ../nbs/00_data.ipynb #cfd82f5f
 def _recording(stem):
     "The recording's number in a training file's name, as text; None where there is none"
-    m = re.search(r'\](\d+)__\d+$', stem); return m and m[1]
+    m = re.search(r'\](\d+)__\d+$', stem)
+    return m and m[1]
+
 
 def _irmas_train(folder, classes):
     "Rows of the training set: the folder is the label"
-    rows = [(str(f), c, _recording(f.stem), 'train') for c, f in _class_files(folder, SOUNDS) if c in classes]
+    rows = [
+        (str(f), c, _recording(f.stem), 'train')
+        for c, f in _class_files(folder, SOUNDS)
+        if c in classes
+    ]
     odd = next((path for path, _, group, _ in rows if group is None), None)
-    if odd: raise DataError(f'{odd} is not named like [cel][cla]0040__1.wav')
+    if odd:
+        raise DataError(f'{odd} is not named like [cel][cla]0040__1.wav')
     return rows
+
 
 def _codes(text, where):
     "Labels of a test clip; DataError for an unknown code or for a text that is far too long"
     codes = text.split()
-    if codes and len(codes) <= 11 and set(codes) <= set(IRMAS_NAMES): return codes
+    if codes and len(codes) <= 11 and set(codes) <= set(IRMAS_NAMES):
+        return codes
     raise DataError(f'{where} does not list IRMAS labels: {text[:40]!r}')
+
 
 def _irmas_texts(home):
     "(path, name, text with labels) of each test clip, from the files beside the clips or from `test_labels.csv` alone"
@@ -538,17 +925,23 @@ def _irmas_texts(home):
     sounds = [f for f in files if f.suffix.lower() in SOUNDS and f.name[0] != '.']
     if lost := next((f for f in sounds if not f.with_suffix('.txt').is_file()), None):
         raise DataError(f'{lost} has no .txt file with its labels')
-    rows = [(str(f), f.stem, f.with_suffix('.txt').open(errors='replace').read(1000)) for f in sounds]
-    csv = home/'test_labels.csv'
-    if rows or not csv.is_file(): return rows
+    rows = [
+        (str(f), f.stem, f.with_suffix('.txt').open(errors='replace').read(1000)) for f in sounds
+    ]
+    csv = home / 'test_labels.csv'
+    if rows or not csv.is_file():
+        return rows
     return [('', r.file, r.labels) for r in _read_csv(csv, ['file', 'labels']).itertuples()]
+
 
 def _irmas_items(home, classes):
     "path, label (text in train, a list in test), group, split"
-    folder = home/'IRMAS-TrainingData'; rows = _irmas_train(folder, classes) if folder.is_dir() else []
+    folder = home / 'IRMAS-TrainingData'
+    rows = _irmas_train(folder, classes) if folder.is_dir() else []
     for path, name, text in _irmas_texts(home):
         labels = [c for c in _codes(text, path or name) if c in classes]
-        if labels: rows.append((path, labels, re.sub(r'-\d+$', '', name), 'test'))
+        if labels:
+            rows.append((path, labels, re.sub(r'-\d+$', '', name), 'test'))
     return _frame(rows, home, 'split')
 
 # %% ../nbs/00_data.ipynb #cf2cb1d3
@@ -557,216 +950,346 @@ def _gtzan_items(home, classes):
     rows = []
     for c, f in _class_files(home, SOUNDS):
         m = re.match(r'([\w-]+)\.(\d{5})(?!\d)', f.name)
-        if not m: raise DataError(f'{f} is not named like blues.00012.wav')
-        if c in classes: rows.append((str(f), c, m[0], int(m[2])))
+        if not m:
+            raise DataError(f'{f} is not named like blues.00012.wav')
+        if c in classes:
+            rows.append((str(f), c, m[0], int(m[2])))
     return _frame(rows, home, 'number')
+
 
 def _photo_items(home, classes):
     "path, label, group (each photo its own), split"
-    items = folder_items(home, PHOTOS); odd = sorted(set(items.label)-set(instruments30.classes))
-    if odd: raise DataError(f'{home} has a folder {odd[0]!r} that is no class of instruments30')
+    items = folder_items(home, PHOTOS)
+    odd = sorted(set(items.label) - set(instruments30.classes))
+    if odd:
+        raise DataError(f'{home} has a folder {odd[0]!r} that is no class of instruments30')
     return items[items.label.isin(classes)]
 
-_READERS = dict(esc50=_esc50_items, irmas=_irmas_items, irmas_notes=_notes_items, gtzan=_gtzan_items,
-                instruments30=_photo_items)
+
+_READERS = dict(
+    esc50=_esc50_items,
+    irmas=_irmas_items,
+    irmas_notes=_notes_items,
+    gtzan=_gtzan_items,
+    instruments30=_photo_items,
+)
 
 # %% ../nbs/00_data.ipynb #fdea4801
 _SIDES = dict(train=0, valid=1, test=2)
+
 
 def _best_side(items, clusters, column):
     "Is each item on the side that its cluster keeps: test before valid before train?"
     rank = items[column].map(_SIDES).fillna(-1)
     return clusters.isna() | (rank == rank.groupby(clusters).transform('max'))
 
+
 def _merge_groups(items, clusters):
     "`items` whose groups are joined where a cluster reaches into several; a group keeps the first of the names"
-    g, c = pd.factorize(items.group)[0], pd.factorize(clusters)[0]; n = g.max()+1; has = c >= 0
-    links = coo_matrix((np.ones(has.sum()), (g[has], n + c[has])), shape=(n+c.max()+1,)*2)
-    return items.assign(group=items.group.groupby(connected_components(links, directed=False)[1][g]).transform('min'))
+    g, c = pd.factorize(items.group)[0], pd.factorize(clusters)[0]
+    n = g.max() + 1
+    has = c >= 0
+    links = coo_matrix((np.ones(has.sum()), (g[has], n + c[has])), shape=(n + c.max() + 1,) * 2)
+    return items.assign(
+        group=items.group.groupby(connected_components(links, directed=False)[1][g]).transform(
+            'min'
+        )
+    )
+
 
 def _one_side(items, clusters):
     "The rule above: `items` after which no cluster lies on two sides"
     for column in {'source_split', 'source_fastai'} & set(items):
         items = items.assign(**{column: items[column].where(_best_side(items, clusters, column))})
-    if 'split' in items: items = items[_best_side(items, clusters, 'split')]
+    if 'split' in items:
+        items = items[_best_side(items, clusters, 'split')]
     items = _merge_groups(items, clusters[items.index])
-    if 'fold' in items: items = items.assign(fold=items.groupby('group').fold.transform(lambda f: f.mode()[0]))
+    if 'fold' in items:
+        items = items.assign(fold=items.groupby('group').fold.transform(lambda f: f.mode()[0]))
     return items.reset_index(drop=True)
+
 
 def _wanted(dataset, classes):
     "The classes that were asked for, as a tuple; DataError for one that is not there"
     known = ESC50_CLASSES if dataset.layout == 'esc50' else dataset.classes
-    if classes is None: return dataset.classes
-    if isinstance(classes, str): classes = known if classes == 'all' else (classes,)
-    if odd := [c for c in classes if c not in known]: raise DataError(f'{dataset.name} has no class {odd[0]!r}')
+    if classes is None:
+        return dataset.classes
+    if isinstance(classes, str):
+        classes = known if classes == 'all' else (classes,)
+    if odd := [c for c in classes if c not in known]:
+        raise DataError(f'{dataset.name} has no class {odd[0]!r}')
     return tuple(classes)
 
+
 @patch
-def items(self:Dataset,
-    root=None,           # the set's folder, or one that holds it; default: see `data_root`
-    dedupe:bool=False,   # keep near-duplicates on one side? (takes a pass over all files)
-    classes=None,        # some of the classes, or 'all'; default: the set's `classes`
-) -> pd.DataFrame:       # path, label, group and, where given: fold, split, source_split, source_fastai, number
+def items(
+    self: Dataset,
+    root=None,  # the set's folder, or one that holds it; default: see `data_root`
+    dedupe: bool = False,  # keep near-duplicates on one side? (takes a pass over all files)
+    classes=None,  # some of the classes, or 'all'; default: the set's `classes`
+) -> (
+    pd.DataFrame
+):  # path, label, group and, where given: fold, split, source_split, source_fastai, number
     "The table of a data set: one row a recording or photo; DataError for anything missing or malformed"
     want, home = _wanted(self, classes), data_root(self.name, root)
     table = _READERS[self.layout](home, want).reset_index(drop=True)
-    if not len(table): raise DataError(f'{home} has no items of {", ".join(want)}')
+    if not len(table):
+        raise DataError(f'{home} has no items of {", ".join(want)}')
     return _one_side(table, duplicate_clusters(table)) if dedupe else table
 
 # %% ../nbs/00_data.ipynb #3c1a8fa9
 def _group_folds(items, n, seed):
     "Fold 1…n of each item, (len(items),): groups whole, classes (the first, where there are several) spread evenly"
-    if items.group.nunique() < n: raise DataError(f'{items.group.nunique()} groups cannot make {n} folds: a group is a recording with all that belongs to it')
-    first = items.label.map(lambda l: l if isinstance(l, str) else l[0]); fold = np.zeros(len(items), int)
+    if items.group.nunique() < n:
+        raise DataError(
+            f'{items.group.nunique()} groups cannot make {n} folds: a group is a recording with all that belongs to it'
+        )
+    first = items.label.map(lambda l: l if isinstance(l, str) else l[0])
+    fold = np.zeros(len(items), int)
     parts = StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(fold, first, items.group)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # a class with fewer items than folds
         try:
-            for k, (_, test) in enumerate(parts, 1): fold[test] = k
-        except ValueError: raise DataError(f'every class has fewer than {n} items: too few for {n} folds') from None
+            for k, (_, test) in enumerate(parts, 1):
+                fold[test] = k
+        except ValueError:
+            raise DataError(
+                f'every class has fewer than {n} items: too few for {n} folds'
+            ) from None
     return fold
+
 
 def _neighbour_folds(items, n, seed):
     "Fold 1…n: runs of consecutive numbers of each class; a group stays whole, wherever its numbers are"
-    if 'number' not in items: raise DataError("folds of neighbours need items with a column 'number'")
-    rank = items.groupby('label').number.rank('dense').astype(int)-1; count = rank.groupby(items.label).transform('max')+1
-    return ((rank + 7*seed) % count*n//count + 1).groupby(items.group).transform(lambda f: f.mode()[0])
+    if 'number' not in items:
+        raise DataError("folds of neighbours need items with a column 'number'")
+    rank = items.groupby('label').number.rank('dense').astype(int) - 1
+    count = rank.groupby(items.label).transform('max') + 1
+    return (
+        ((rank + 7 * seed) % count * n // count + 1)
+        .groupby(items.group)
+        .transform(lambda f: f.mode()[0])
+    )
 
-FOLDS = dict(groups=_group_folds, random=lambda items, n, seed: _group_folds(items.assign(group=range(len(items))), n, seed), neighbours=_neighbour_folds)
+
+FOLDS = dict(
+    groups=_group_folds,
+    random=lambda items, n, seed: _group_folds(items.assign(group=range(len(items))), n, seed),
+    neighbours=_neighbour_folds,
+)
+
 
 def add_folds(
-    items:pd.DataFrame,  # with label and group
-    n:int=5,             # folds
-    seed:int=0,          # of the shuffle; for 'neighbours' it turns the numbers like a ring
-    how:str='groups',    # 'groups' stay whole; 'neighbours', too, and consecutive numbers stay together; 'random' keeps nothing together
-) -> pd.DataFrame:       # a copy with `fold`, 1…n
+    items: pd.DataFrame,  # with label and group
+    n: int = 5,  # folds
+    seed: int = 0,  # of the shuffle; for 'neighbours' it turns the numbers like a ring
+    how: str = 'groups',  # 'groups' stay whole; 'neighbours', too, and consecutive numbers stay together; 'random' keeps nothing together
+) -> pd.DataFrame:  # a copy with `fold`, 1…n
     "Stratified folds; the same seed gives the same folds"
-    if how not in FOLDS: raise DataError(f'how={how!r} is no way to fold: use {", ".join(FOLDS)}')
+    if how not in FOLDS:
+        raise DataError(f'how={how!r} is no way to fold: use {", ".join(FOLDS)}')
     return items.assign(fold=FOLDS[how](items, n, seed))
 
 # %% ../nbs/00_data.ipynb #3d5f8d19
 _COLUMNS = dict(official='split', source='source_split', source_fastai='source_fastai')
 
+
 def _given_split(items, column):
     "The split that a column gives; items without one are left out"
-    if column not in items: raise DataError(f'these items have no column {column!r}')
+    if column not in items:
+        raise DataError(f'these items have no column {column!r}')
     kept = items[items[column].isin(list(_SIDES))]
     return kept.assign(split=kept[column]).reset_index(drop=True)
 
+
 def _fold_split(items, fold, halve, seed):
     "Fold `fold` as the test, or halved by class and group into valid and test; the rest is train"
-    if 'fold' not in items: raise DataError('these items have no folds: use add_folds first')
+    if 'fold' not in items:
+        raise DataError('these items have no folds: use add_folds first')
     test = (items.fold == fold).values
-    if not test.any(): raise DataError(f'there is no fold {fold}: the folds are {sorted(items.fold.unique().tolist())}')
+    if not test.any():
+        raise DataError(
+            f'there is no fold {fold}: the folds are {sorted(items.fold.unique().tolist())}'
+        )
     side = np.where(test, 'test', 'train')
-    if halve: side[test] = np.where(_group_folds(items[test], 2, seed) == 1, 'valid', 'test')
+    if halve:
+        side[test] = np.where(_group_folds(items[test], 2, seed) == 1, 'valid', 'test')
     return items.assign(split=side)
+
 
 def _dealt(items, seed, parts=7):
     "Side of each item: of the groups of a label every seventh is test and the next one valid; two are test and train, one is train"
-    g = items.assign(label=items.label.map(str)).drop_duplicates('group').sample(frac=1, random_state=seed)
-    m = g.groupby('label').group.transform('size'); k = g.groupby('label').cumcount() % m.clip(upper=parts)
+    g = (
+        items.assign(label=items.label.map(str))
+        .drop_duplicates('group')
+        .sample(frac=1, random_state=seed)
+    )
+    m = g.groupby('label').group.transform('size')
+    k = g.groupby('label').cumcount() % m.clip(upper=parts)
     side = np.select([(k == 0) & (m > 1), (k == 1) & (m > 2)], ['test', 'valid'], 'train')
     return items.group.map(dict(zip(g.group, side)))
 
+
 def split_items(
-    items:pd.DataFrame,   # from `Dataset.items` or `folder_items`
-    how:str='folds',      # 'folds', 'halves', 'random', 'neighbours', 'source', 'source_fastai', 'official', 'groups' or 'dealt'
-    fold:int=1,           # the fold to test, where there are folds
-    seed:int=0,           # of 'halves', 'groups' and 'dealt'
-) -> pd.DataFrame:        # a copy with `split`: train, valid, test
+    items: pd.DataFrame,  # from `Dataset.items` or `folder_items`
+    how: str = 'folds',  # 'folds', 'halves', 'random', 'neighbours', 'source', 'source_fastai', 'official', 'groups' or 'dealt'
+    fold: int = 1,  # the fold to test, where there are folds
+    seed: int = 0,  # of 'halves', 'groups' and 'dealt'
+) -> pd.DataFrame:  # a copy with `split`: train, valid, test
     "Items with their side of a split; DataError where the items lack what `how` needs"
-    if how in _COLUMNS: return _given_split(items, _COLUMNS[how])
-    if how in ('random', 'neighbours'): return _fold_split(add_folds(items, how=how), fold, False, seed)
-    if how in ('folds', 'halves'): return _fold_split(items, fold, how == 'halves', seed)
-    if how == 'dealt': return items.assign(split=_dealt(items, seed))
+    if how in _COLUMNS:
+        return _given_split(items, _COLUMNS[how])
+    if how in ('random', 'neighbours'):
+        return _fold_split(add_folds(items, how=how), fold, False, seed)
+    if how in ('folds', 'halves'):
+        return _fold_split(items, fold, how == 'halves', seed)
+    if how == 'dealt':
+        return items.assign(split=_dealt(items, seed))
     if how == 'groups':
-        return items.assign(split=np.array(['test', 'valid'] + ['train']*5)[_group_folds(items, 7, seed)-1])
-    raise DataError(f"how={how!r} is not a split: use folds, halves, random, neighbours, {', '.join(_COLUMNS)}, groups or dealt")
+        return items.assign(
+            split=np.array(['test', 'valid'] + ['train'] * 5)[_group_folds(items, 7, seed) - 1]
+        )
+    raise DataError(
+        f"how={how!r} is not a split: use folds, halves, random, neighbours, {', '.join(_COLUMNS)}, groups or dealt"
+    )
 
 # %% ../nbs/00_data.ipynb #0e65a4b0
 def source_weights(
-    items:pd.DataFrame,  # label, group
-    power:float=.5,      # 1: every item alike within its label; 0: every group alike
-) -> np.ndarray:         # (N,), mean 1
+    items: pd.DataFrame,  # label, group
+    power: float = 0.5,  # 1: every item alike within its label; 0: every group alike
+) -> np.ndarray:  # (N,), mean 1
     "How often to draw each item, so that labels are drawn alike and large groups less than their share"
-    label = items.label.map(str); n = items.groupby([label, 'group']).group.transform('size'); w = n**(power-1.)      # a list of labels is one of its own
-    return (w/w.groupby(label).transform('sum')*len(items)/label.nunique()).to_numpy()
+    label = items.label.map(str)
+    n = items.groupby([label, 'group']).group.transform('size')
+    w = n ** (power - 1.0)  # a list of labels is one of its own
+    return (w / w.groupby(label).transform('sum') * len(items) / label.nunique()).to_numpy()
 
 # %% ../nbs/00_data.ipynb #71d86745
 def best_constant(
-    labels,         # labels, or lists of labels
-) -> tuple:         # (label, share of items for which it is right)
+    labels,  # labels, or lists of labels
+) -> tuple:  # (label, share of items for which it is right)
     "The best answer that looks at nothing, and how often it is right; a tie goes to the first in the alphabet"
     sets = [{l} if isinstance(l, str) else set(l) for l in labels]
-    if not sets: raise DataError('best_constant needs at least one label')
+    if not sets:
+        raise DataError('best_constant needs at least one label')
     label, n = min(Counter(l for s in sets for l in s).items(), key=lambda ln: (-ln[1], ln[0]))
-    return label, n/len(sets)
+    return label, n / len(sets)
 
 # %% ../nbs/00_data.ipynb #d0b1b345
 _BLOCK = 1 << 16  # bytes; at most one block that had arrived is asked for again
 
+
 class _Cut(requests.RequestException):
     "The connection ended before the file did"
+
 
 def _mark(response):
     "What identifies this version of the file: a strong ETag, or a date; empty where there is neither"
     tag = response.headers.get('ETag', '')
     return tag if tag and not tag.startswith('W/') else response.headers.get('Last-Modified', '')
 
+
 def _range(part, tag, known):
     "Headers that ask for what is missing, or for all of it"
-    have, mark = part.stat().st_size if part.exists() else 0, tag.read_text() if tag.exists() else ''
-    if not have or not (mark or known): return {'Accept-Encoding': 'identity'}  # compressed bytes could not be counted
-    return {'Accept-Encoding': 'identity', 'Range': f'bytes={have}-', **({'If-Range': mark} if mark else {})}
+    have, mark = (
+        part.stat().st_size if part.exists() else 0,
+        tag.read_text() if tag.exists() else '',
+    )
+    if not have or not (mark or known):
+        return {'Accept-Encoding': 'identity'}  # compressed bytes could not be counted
+    return {
+        'Accept-Encoding': 'identity',
+        'Range': f'bytes={have}-',
+        **({'If-Range': mark} if mark else {}),
+    }
+
 
 def _pull(url, part, tag, known, progress, most):
     "Append to `part` what the server still has to give; `_Cut` if it ends early"
     with requests.get(url, headers=_range(part, tag, known), stream=True, timeout=60) as r:
-        if r.status_code == 416: part.unlink(missing_ok=True); raise _Cut('the part does not fit: all of it once more')
-        r.raise_for_status(); tag.write_text(_mark(r))
+        if r.status_code == 416:
+            part.unlink(missing_ok=True)
+            raise _Cut('the part does not fit: all of it once more')
+        r.raise_for_status()
+        tag.write_text(_mark(r))
         have = part.stat().st_size if r.status_code == 206 else 0
         total = have + int(r.headers.get('Content-Length', 0))
-        if total > most: raise DataError(f'{url} offers {total:,} bytes, more than the {most:,} that are allowed')
-        bar = tqdm(total=total or None, initial=have, unit='B', unit_scale=True, desc=part.stem, disable=not progress)
+        if total > most:
+            raise DataError(
+                f'{url} offers {total:,} bytes, more than the {most:,} that are allowed'
+            )
+        bar = tqdm(
+            total=total or None,
+            initial=have,
+            unit='B',
+            unit_scale=True,
+            desc=part.stem,
+            disable=not progress,
+        )
         with open(part, 'ab' if have else 'wb') as f, bar:
             for chunk in r.iter_content(_BLOCK):
-                f.write(chunk); bar.update(len(chunk)); have += len(chunk)
-                if have > most: raise DataError(f'{url} sends more than the {most:,} bytes that are allowed')
-    if have < total: raise _Cut(f'{have:,} of {total:,} bytes')
+                f.write(chunk)
+                bar.update(len(chunk))
+                have += len(chunk)
+                if have > most:
+                    raise DataError(f'{url} sends more than the {most:,} bytes that are allowed')
+    if have < total:
+        raise _Cut(f'{have:,} of {total:,} bytes')
+
 
 def _hopeless(e):
     "A plain no, such as 404: asking again would not help"
-    return isinstance(e, requests.HTTPError) and e.response.status_code < 500 and e.response.status_code != 429
+    return (
+        isinstance(e, requests.HTTPError)
+        and e.response.status_code < 500
+        and e.response.status_code != 429
+    )
+
 
 def _resuming(part, known, progress, most, tries=5):
     "A downloader for pooch that goes on from where it was cut"
+
     def get(url, output_file, _pooch):
         tag = part.with_name(part.name + '.tag')
         for i in range(tries):
-            try: _pull(url, part, tag, known, progress, most); break
+            try:
+                _pull(url, part, tag, known, progress, most)
+                break
             except requests.RequestException as e:
-                if i == tries-1 or _hopeless(e): raise
-                time.sleep(min(.1*4**i, 10))
-        os.replace(part, output_file); tag.unlink()
+                if i == tries - 1 or _hopeless(e):
+                    raise
+                time.sleep(min(0.1 * 4**i, 10))
+        os.replace(part, output_file)
+        tag.unlink()
+
     return get
 
+
 def download(
-    url:str,                 # http or https
-    path,                    # file to write
-    known:str|None=None,     # 'md5:…' or 'sha256:…'
-    progress:bool=True,      # show a bar?
-    most:int=20_000_000_000, # bytes allowed
-) -> Path:                   # `path`
+    url: str,  # http or https
+    path,  # file to write
+    known: str | None = None,  # 'md5:…' or 'sha256:…'
+    progress: bool = True,  # show a bar?
+    most: int = 20_000_000_000,  # bytes allowed
+) -> Path:  # `path`
     "Download a file, resuming where an earlier try was cut; DataError on a failed connection or a wrong hash"
-    path = Path(path); get = _resuming(path.with_name(path.name + '.part'), known, progress, most)
+    path = Path(path)
+    get = _resuming(path.with_name(path.name + '.part'), known, progress, most)
     pooch.get_logger().setLevel('WARNING')  # our bar says enough
-    try: pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=get)
-    except requests.HTTPError as e: raise DataError(f'{url} was refused: {e.response.status_code} {e.response.reason}') from e
+    try:
+        pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=get)
+    except requests.HTTPError as e:
+        raise DataError(f'{url} was refused: {e.response.status_code} {e.response.reason}') from e
     except requests.RequestException as e:
-        raise DataError(f'{url} gave {type(e).__name__}; what arrived is kept: run this again to go on') from e
-    except DataError: raise
-    except ValueError: raise DataError(f'{path.name} from {url} has not the hash {known}: it was removed') from None
+        raise DataError(
+            f'{url} gave {type(e).__name__}; what arrived is kept: run this again to go on'
+        ) from e
+    except DataError:
+        raise
+    except ValueError:
+        raise DataError(
+            f'{path.name} from {url} has not the hash {known}: it was removed'
+        ) from None
     return path
 
 # %% ../nbs/00_data.ipynb #3acfcf14
@@ -775,213 +1298,358 @@ def _members(archive):
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as z:
             for i in z.infolist():
-                plain = stat.S_IFMT(i.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on Windows
+                plain = stat.S_IFMT(i.external_attr >> 16) in (
+                    0,
+                    stat.S_IFREG,
+                    stat.S_IFDIR,
+                )  # 0: made on Windows
                 yield i.filename, i.is_dir(), plain, lambda i=i: z.open(i)
     else:
         with tarfile.open(archive) as t:
-            for m in t: yield m.name, m.isdir(), m.isfile() or m.isdir(), lambda m=m: t.extractfile(m)
+            for m in t:
+                yield m.name, m.isdir(), m.isfile() or m.isdir(), lambda m=m: t.extractfile(m)
+
 
 def _inside(name, archive):
     "A member's path below the target, as parts; DataError if it would leave it"
     path = PurePosixPath(name.replace('\\', '/'))
-    if not path.is_absolute() and '..' not in path.parts and not re.match('[A-Za-z]:', name): return path.parts
+    if not path.is_absolute() and '..' not in path.parts and not re.match('[A-Za-z]:', name):
+        return path.parts
     raise DataError(f'{archive.name} is refused: its member {name!r} points out of the folder')
+
 
 def _extract(archive, into, most_bytes, most_files):
     "Plain files and folders of an archive, within bounds"
     for n, (name, folder, plain, open_) in enumerate(_members(archive), 1):
         parts = _inside(name, archive)
-        if not plain: raise DataError(f'{archive.name} is refused: its member {name!r} is a link or a device')
-        if n > most_files: raise DataError(f'{archive.name} is refused: more than {most_files:,} members')
-        if folder or not parts or '__MACOSX' in parts: continue
-        target = into.joinpath(*parts); target.parent.mkdir(parents=True, exist_ok=True)
+        if not plain:
+            raise DataError(f'{archive.name} is refused: its member {name!r} is a link or a device')
+        if n > most_files:
+            raise DataError(f'{archive.name} is refused: more than {most_files:,} members')
+        if folder or not parts or '__MACOSX' in parts:
+            continue
+        target = into.joinpath(*parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open_() as src, open(target, 'wb') as out:
             while chunk := src.read(1 << 20):
-                most_bytes -= len(chunk); out.write(chunk)
-                if most_bytes < 0: raise DataError(f'{archive.name} is refused: it unpacks to more than is allowed')
+                most_bytes -= len(chunk)
+                out.write(chunk)
+                if most_bytes < 0:
+                    raise DataError(
+                        f'{archive.name} is refused: it unpacks to more than is allowed'
+                    )
+
 
 def unpack(
-    archive,                         # .zip, .tar, .tar.gz …
-    dest,                            # folder to make
-    most_bytes:int=60_000_000_000,   # allowed in all, unpacked
-    most_files:int=200_000,          # allowed in all
-) -> Path:                           # `dest`
+    archive,  # .zip, .tar, .tar.gz …
+    dest,  # folder to make
+    most_bytes: int = 60_000_000_000,  # allowed in all, unpacked
+    most_files: int = 200_000,  # allowed in all
+) -> Path:  # `dest`
     "Unpack an archive to a folder that appears only when it is whole; DataError for a hostile or broken one"
-    archive, dest = Path(archive), Path(dest); dest.parent.mkdir(parents=True, exist_ok=True)
+    archive, dest = Path(archive), Path(dest)
+    dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix='.unpack-') as t:
-        new = Path(t)/'new'; new.mkdir()
-        try: _extract(archive, new, most_bytes, most_files)
-        except DataError: raise
-        except Exception as e: raise DataError(f'{archive.name} cannot be unpacked ({type(e).__name__}: {str(e)[:90]})') from e
-        top = list(new.iterdir()); os.replace(top[0] if len(top) == 1 and top[0].is_dir() else new, dest)
+        new = Path(t) / 'new'
+        new.mkdir()
+        try:
+            _extract(archive, new, most_bytes, most_files)
+        except DataError:
+            raise
+        except Exception as e:
+            raise DataError(
+                f'{archive.name} cannot be unpacked ({type(e).__name__}: {str(e)[:90]})'
+            ) from e
+        top = list(new.iterdir())
+        os.replace(top[0] if len(top) == 1 and top[0].is_dir() else new, dest)
     return dest
 
 # %% ../nbs/00_data.ipynb #4aa75d3d
 _BY_HAND = dict(
     instruments30='{name} needs a Kaggle account: sign in, download {url} and put archive.zip as it comes into {dest}, '
-        'then run: instruments_data {name} --fetch{root}',
+    'then run: instruments_data {name} --fetch{root}',
     gtzan='{name} needs a Kaggle account, its old address is dead: sign in, download {url} and put archive.zip (or the '
-        'original genres.tar.gz) as it comes into {dest}, then run: instruments_data {name} --fetch{root}',
+    'original genres.tar.gz) as it comes into {dest}, then run: instruments_data {name} --fetch{root}',
     irmas_notes='{name} has no public archive: put your copy, irmas_notes.csv and a folder for each label, into '
-        '{dest}, or make a stand-in: instruments_data {name} --synthesize --root FOLDER')
+    '{dest}, or make a stand-in: instruments_data {name} --synthesize --root FOLDER',
+)
 
-def _stem(filename): return re.sub(r'\.(zip|tar|tgz|tar\.gz)$', '', filename)
+
+def _stem(filename):
+    return re.sub(r'\.(zip|tar|tgz|tar\.gz)$', '', filename)
+
 
 def _get_archive(home, url, filename, known, progress):
     "One archive of a data set, unpacked below `home`; nothing happens if it is there already"
-    archive, dest = home/filename, home/_stem(filename)
-    if dest.is_dir() or not (url or archive.is_file()): return
-    if url: download(url, archive, known, progress)
+    archive, dest = home / filename, home / _stem(filename)
+    if dest.is_dir() or not (url or archive.is_file()):
+        return
+    if url:
+        download(url, archive, known, progress)
     elif known and not pooch.hashes.hash_matches(str(archive), known):
         raise DataError(f'{archive} has not the hash {known} of the original')
     unpack(archive, dest)
-    if url: archive.unlink()
+    if url:
+        archive.unlink()
+
 
 @patch
-def fetch(self:Dataset,
-    root=None,           # folder that holds or will hold the folder <name>; default: $INSTRUMENTS_DATA, else the cache
-    progress:bool=True,  # show a bar?
-) -> Path:               # where the data lie
+def fetch(
+    self: Dataset,
+    root=None,  # folder that holds or will hold the folder <name>; default: $INSTRUMENTS_DATA, else the cache
+    progress: bool = True,  # show a bar?
+) -> Path:  # where the data lie
     "Download and unpack what is missing; DataError says exactly what to do where that needs a person"
-    bases = _bases(self.name, root); found = next((h for b in bases if (h := _home(b, self.layout))), None)
-    if mock := next((b for b in bases if (b/_SYNTHETIC).is_file()), None): raise DataError(f'{mock} is a synthetic stand-in: give another root')
-    if found and (len(self.files) == 1 or not any(url for url,_,_ in self.files)): return found
+    bases = _bases(self.name, root)
+    found = next((h for b in bases if (h := _home(b, self.layout))), None)
+    if mock := next((b for b in bases if (b / _SYNTHETIC).is_file()), None):
+        raise DataError(f'{mock} is a synthetic stand-in: give another root')
+    if found and (len(self.files) == 1 or not any(url for url, _, _ in self.files)):
+        return found
     home = found or bases[0]
-    if found and not home.stat().st_mode & stat.S_IWUSR: raise DataError(f'{home} is read-only: give another root')
+    if found and not home.stat().st_mode & stat.S_IWUSR:
+        raise DataError(f'{home} is read-only: give another root')
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home/'.fetch.lock'):
-            for stale in home.glob('.unpack-*'): shutil.rmtree(stale)  # of a process that was killed
-            for file in self.files: _get_archive(home, *file, progress)
-    except OSError as e: raise DataError(f'{self.name} cannot be fetched to {home}: {e.strerror or e}') from None
-    if found := _home(home, self.layout): return found
-    by_hand = _BY_HAND.get(self.name, 'what came for {name} is not in its layout: remove {dest} and try again')
-    raise DataError(by_hand.format(name=self.name, url=self.url, dest=home, root=f' --root {root}' if root else ''))
+        with FileLock(home / '.fetch.lock'):
+            for stale in home.glob('.unpack-*'):
+                shutil.rmtree(stale)  # of a process that was killed
+            for file in self.files:
+                _get_archive(home, *file, progress)
+    except OSError as e:
+        raise DataError(f'{self.name} cannot be fetched to {home}: {e.strerror or e}') from None
+    if found := _home(home, self.layout):
+        return found
+    by_hand = _BY_HAND.get(
+        self.name, 'what came for {name} is not in its layout: remove {dest} and try again'
+    )
+    raise DataError(
+        by_hand.format(
+            name=self.name, url=self.url, dest=home, root=f' --root {root}' if root else ''
+        )
+    )
 
 # %% ../nbs/00_data.ipynb #31134935
 _FP_SR, _FP_HOP, _FP_BANDS, _FP_SECONDS = 8000, 256, 40, 300
 
+
 def _fingerprint(x, sr):
     "Detail of a sound (T,): log levels (bands, frames) less their running means over one second and nine bands, float32"
-    z = stft(soxr.resample(x, sr, _FP_SR, quality='MQ'), _FP_SR, nperseg=2*_FP_HOP, boundary=None)[2]
-    edges = np.unique(np.geomspace(4, _FP_HOP-6, _FP_BANDS+1).round().astype(int))
-    power = np.add.reduceat(np.abs(z)**2, edges[:-1], axis=0)
-    level = np.log(power + 1e-6*power.max() + 1e-12); level -= uniform_filter1d(level, 31, axis=1)
+    z = stft(
+        soxr.resample(x, sr, _FP_SR, quality='MQ'), _FP_SR, nperseg=2 * _FP_HOP, boundary=None
+    )[2]
+    edges = np.unique(np.geomspace(4, _FP_HOP - 6, _FP_BANDS + 1).round().astype(int))
+    power = np.add.reduceat(np.abs(z) ** 2, edges[:-1], axis=0)
+    level = np.log(power + 1e-6 * power.max() + 1e-12)
+    level -= uniform_filter1d(level, 31, axis=1)
     level -= uniform_filter1d(level, 9, axis=0)
-    return (level/(level.std(1, keepdims=True)+.3)).astype('float32')
+    return (level / (level.std(1, keepdims=True) + 0.3)).astype('float32')
+
 
 def _unreadable(e):
     "The fault that a decoder's error tells of, in a few words; in full it would name a stream in memory"
-    why = 'no format that is known' if isinstance(e, UnidentifiedImageError) else getattr(e, 'error_string', None) or getattr(e, 'strerror', None) or str(e) or type(e).__name__
+    why = (
+        'no format that is known'
+        if isinstance(e, UnidentifiedImageError)
+        else getattr(e, 'error_string', None)
+        or getattr(e, 'strerror', None)
+        or str(e)
+        or type(e).__name__
+    )
     return dict(fault=f'unreadable: {why.splitlines()[0].strip(" .")[:60]}')
+
 
 def _sound_facts(path):
     "Digest, rate, seconds, peak and fingerprint of a sound, or the reason why there are none"
-    try: data = Path(path).read_bytes(); x, sr = sf.read(io.BytesIO(data), dtype='float32', always_2d=True)
-    except (OSError, sf.LibsndfileError) as e: return _unreadable(e)
-    x = x.mean(1); facts = dict(digest=hashlib.blake2b(data).hexdigest(), sr=sr, seconds=len(x)/sr, peak=float(np.abs(x).max(initial=0)))
-    if not len(x): return facts | dict(fault='empty')
-    return facts | (dict(fault='silent') if facts['peak'] < 1e-4 else dict(fingerprint=_fingerprint(x[:_FP_SECONDS*sr], sr)) if len(x) > sr/4 else {})
+    try:
+        data = Path(path).read_bytes()
+        x, sr = sf.read(io.BytesIO(data), dtype='float32', always_2d=True)
+    except (OSError, sf.LibsndfileError) as e:
+        return _unreadable(e)
+    x = x.mean(1)
+    facts = dict(
+        digest=hashlib.blake2b(data).hexdigest(),
+        sr=sr,
+        seconds=len(x) / sr,
+        peak=float(np.abs(x).max(initial=0)),
+    )
+    if not len(x):
+        return facts | dict(fault='empty')
+    return facts | (
+        dict(fault='silent')
+        if facts['peak'] < 1e-4
+        else dict(fingerprint=_fingerprint(x[: _FP_SECONDS * sr], sr))
+        if len(x) > sr / 4
+        else {}
+    )
 
 # %% ../nbs/00_data.ipynb #015ef8b3
 def _photo_facts(path):
     "Digest, size, contrast and grey thumbnail (192, 192) of a photo, or the reason why there are none"
     try:
-        data = Path(path).read_bytes(); im = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        data = Path(path).read_bytes()
+        im = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
         thumb = np.asarray(im.convert('L').resize((192, 192), Image.BOX))
-    except (OSError, ValueError, Image.DecompressionBombError) as e: return _unreadable(e)
-    facts = dict(digest=hashlib.blake2b(data).hexdigest(), width=im.width, height=im.height, peak=int(thumb.max())-int(thumb.min()))
-    return facts | (dict(fault='empty: one colour') if facts['peak'] < 2 else dict(fingerprint=thumb))
+    except (OSError, ValueError, Image.DecompressionBombError) as e:
+        return _unreadable(e)
+    facts = dict(
+        digest=hashlib.blake2b(data).hexdigest(),
+        width=im.width,
+        height=im.height,
+        peak=int(thumb.max()) - int(thumb.min()),
+    )
+    return facts | (
+        dict(fault='empty: one colour') if facts['peak'] < 2 else dict(fingerprint=thumb)
+    )
 
 # %% ../nbs/00_data.ipynb #f1c84c1b
-_FAR = 62   # frames of 32 ms: two seconds each way
-_ROOM = 2_000_000   # frames of all sounds together: of many long ones only the beginnings are compared
+_FAR = 62  # frames of 32 ms: two seconds each way
+_ROOM = (
+    2_000_000  # frames of all sounds together: of many long ones only the beginnings are compared
+)
+
 
 def _energies(W):
     "Energy of the first k frames of each fingerprint (N, T+1)"
     return np.concatenate([np.zeros((len(W), 1)), (W**2).sum(1).cumsum(1)], 1)
 
+
 def _overlap(E, i, lags):
     "Product of the energies (I, N, lags) of the parts that overlap at each lag, and where they hold half of both sounds"
-    a, b, T = np.maximum(lags, 0), np.minimum(lags, 0), E.shape[1]-1
-    ei, ej = E[i][:, T+b]-E[i][:, a], E[:, T-a]-E[:, -b]
-    return ei[:, None]*ej[None], (ei > .5*E[i, -1:])[:, None] & (ej > .5*E[:, -1:])[None]
+    a, b, T = np.maximum(lags, 0), np.minimum(lags, 0), E.shape[1] - 1
+    ei, ej = E[i][:, T + b] - E[i][:, a], E[:, T - a] - E[:, -b]
+    return ei[:, None] * ej[None], (ei > 0.5 * E[i, -1:])[:, None] & (ej > 0.5 * E[:, -1:])[None]
+
 
 def _sound_scores(fps, block=32):
     "(N, N) best correlation over offsets of fingerprints (bands, frames), and the offset in frames"
-    T = min(max(f.shape[1] for f in fps), max(_ROOM//len(fps), 2)); far = min(_FAR, T-1); lags, size = np.arange(-far, far+1), next_fast_len(T+far, True)
-    W = np.stack([np.pad(f[:, :T], ((0, 0), (0, max(T-f.shape[1], 0)))) for f in fps])
-    E, spec = _energies(W), np.ascontiguousarray(rfft(W, size).astype('complex64').transpose(2, 0, 1))   # (frequency, N, bands)
-    score, lag = np.zeros((len(W),)*2, 'float32'), np.zeros((len(W),)*2, 'int16')
+    T = min(max(f.shape[1] for f in fps), max(_ROOM // len(fps), 2))
+    far = min(_FAR, T - 1)
+    lags, size = np.arange(-far, far + 1), next_fast_len(T + far, True)
+    W = np.stack([np.pad(f[:, :T], ((0, 0), (0, max(T - f.shape[1], 0)))) for f in fps])
+    E, spec = (
+        _energies(W),
+        np.ascontiguousarray(rfft(W, size).astype('complex64').transpose(2, 0, 1)),
+    )  # (frequency, N, bands)
+    score, lag = np.zeros((len(W),) * 2, 'float32'), np.zeros((len(W),) * 2, 'int16')
     for k in range(0, len(W), block):
-        i = slice(k, k+block); cross = spec[:, i] @ spec.conj().transpose(0, 2, 1)
+        i = slice(k, k + block)
+        cross = spec[:, i] @ spec.conj().transpose(0, 2, 1)
         r = irfft(np.ascontiguousarray(cross.transpose(1, 2, 0)), size)[..., lags]
-        energy, enough = _overlap(E, i, lags); r = np.where(enough, r/np.sqrt(np.maximum(energy, 1e-9)), 0)
+        energy, enough = _overlap(E, i, lags)
+        r = np.where(enough, r / np.sqrt(np.maximum(energy, 1e-9)), 0)
         score[i], lag[i] = r.max(-1), lags[r.argmax(-1)]
     return score, lag
 
 # %% ../nbs/00_data.ipynb #2289aa9e
-_VIEWS = [(0, 0, 192)] + [(x, y, w) for w in (172, 154) for x in (0, (192-w)//2, 192-w) for y in (0, (192-w)//2, 192-w)]
+_VIEWS = [(0, 0, 192)] + [
+    (x, y, w)
+    for w in (172, 154)
+    for x in (0, (192 - w) // 2, 192 - w)
+    for y in (0, (192 - w) // 2, 192 - w)
+]
+
 
 def _cut(thumb, view, k):
     "View `view` of a thumbnail (192, 192) at k x k; those from 19 on are mirrored"
-    x, y, w = _VIEWS[view % len(_VIEWS)]; v = np.asarray(Image.fromarray(thumb).resize((k, k), Image.BILINEAR, box=(x, y, x+w, y+w)), 'float32')
+    x, y, w = _VIEWS[view % len(_VIEWS)]
+    v = np.asarray(
+        Image.fromarray(thumb).resize((k, k), Image.BILINEAR, box=(x, y, x + w, y + w)), 'float32'
+    )
     return v[:, ::-1] if view >= len(_VIEWS) else v
+
 
 def _views(thumbs, view, k=24):
     "Unit vectors (N, k*k) of the detail of one view of thumbnails (N, 192, 192)"
-    v = np.stack([_cut(t, view, k) for t in thumbs]); v = v - gaussian_filter(v, (0, 2.5, 2.5))
-    v = (v-v.mean((1, 2), keepdims=True)).reshape(len(v), -1)
-    return (v/(np.linalg.norm(v, axis=1, keepdims=True)+20)).astype('float32')
+    v = np.stack([_cut(t, view, k) for t in thumbs])
+    v = v - gaussian_filter(v, (0, 2.5, 2.5))
+    v = (v - v.mean((1, 2), keepdims=True)).reshape(len(v), -1)
+    return (v / (np.linalg.norm(v, axis=1, keepdims=True) + 20)).astype('float32')
+
 
 def _photo_scores(thumbs, rows):
     "(len(rows), N) best correlation of photos `rows` with all, and the view it was found with; negative: of the other photo"
-    base = _views(thumbs, 0); best, arg = np.full((len(rows), len(thumbs)), -1, 'float32'), np.zeros((len(rows), len(thumbs)), 'int8')
-    for view in range(2*len(_VIEWS)):
+    base = _views(thumbs, 0)
+    best, arg = (
+        np.full((len(rows), len(thumbs)), -1, 'float32'),
+        np.zeros((len(rows), len(thumbs)), 'int8'),
+    )
+    for view in range(2 * len(_VIEWS)):
         u = _views(thumbs, view)
-        for s,k in ((u[rows] @ base.T, view+1), (base[rows] @ u.T, -view-1)):
-            better = s > best; best[better], arg[better] = s[better], k
+        for s, k in ((u[rows] @ base.T, view + 1), (base[rows] @ u.T, -view - 1)):
+            better = s > best
+            best[better], arg[better] = s[better], k
     return best, arg
 
 # %% ../nbs/00_data.ipynb #e8a26958
 def _detail(v):
-    v = v - gaussian_filter(v, 2); v = v-v.mean(); return v/(np.linalg.norm(v)+v.size**.5/2)
+    v = v - gaussian_filter(v, 2)
+    v = v - v.mean()
+    return v / (np.linalg.norm(v) + v.size**0.5 / 2)
+
 
 def _fine_score(a, b, view):
     "Correlation of the fine detail of two thumbnails, at the best of 81 small shifts"
-    if view < 0: a, b, view = b, a, -view
-    r = irfft2(rfft2(_detail(_cut(a, view-1, 96)))*rfft2(_detail(_cut(b, 0, 96))).conj())
+    if view < 0:
+        a, b, view = b, a, -view
+    r = irfft2(rfft2(_detail(_cut(a, view - 1, 96))) * rfft2(_detail(_cut(b, 0, 96))).conj())
     return float(np.roll(r, (4, 4), (0, 1))[:9, :9].max())
 
 # %% ../nbs/00_data.ipynb #ede560c8
-_SAME = dict(sound=.5, short=.97, coarse=.7, photo=.5)
-_MANY = 10_000   # files; of more only equal bytes are looked for, since pairs grow with the square
+_SAME = dict(sound=0.5, short=0.97, coarse=0.7, photo=0.5)
+_MANY = 10_000  # files; of more only equal bytes are looked for, since pairs grow with the square
+
 
 def _same_bytes(digests):
     "Pairs (i, j) with equal digests"
     where = {}
-    for i,d in enumerate(digests):
-        if isinstance(d, str): where.setdefault(d, []).append(i)
-    return {(a, b) for w in where.values() for k,a in enumerate(w) for b in w[k+1:]}
+    for i, d in enumerate(digests):
+        if isinstance(d, str):
+            where.setdefault(d, []).append(i)
+    return {(a, b) for w in where.values() for k, a in enumerate(w) for b in w[k + 1 :]}
+
 
 def _sound_pairs(fps, seconds):
     "(a, b, score, offset in seconds) of sounds that repeat each other"
-    s, lag = _sound_scores(fps); least = np.where(seconds < 4, _SAME['short'], _SAME['sound'])
-    return [(a, b, float(s[a, b]), lag[a, b]*_FP_HOP/_FP_SR) for a,b in np.argwhere(np.triu(s >= np.maximum(least[:, None], least), 1))]
+    s, lag = _sound_scores(fps)
+    least = np.where(seconds < 4, _SAME['short'], _SAME['sound'])
+    return [
+        (a, b, float(s[a, b]), lag[a, b] * _FP_HOP / _FP_SR)
+        for a, b in np.argwhere(np.triu(s >= np.maximum(least[:, None], least), 1))
+    ]
+
 
 def _photo_pairs(thumbs, rows):
     "(a, b, score, 0) of photos that repeat each other, a among `rows`"
     s, arg = _photo_scores(np.stack(thumbs), rows)
-    near = [(rows[r], c, int(arg[r, c])) for r,c in np.argwhere(s > _SAME['coarse']) if rows[r] != c and not (c in rows and c < rows[r])]
-    return [(a, b, f, 0.) for a,b,v in near if (f := _fine_score(thumbs[a], thumbs[b], v)) > _SAME['photo']]
+    near = [
+        (rows[r], c, int(arg[r, c]))
+        for r, c in np.argwhere(s > _SAME['coarse'])
+        if rows[r] != c and not (c in rows and c < rows[r])
+    ]
+    return [
+        (a, b, f, 0.0)
+        for a, b, v in near
+        if (f := _fine_score(thumbs[a], thumbs[b], v)) > _SAME['photo']
+    ]
+
 
 def _find_pairs(facts, kind, rows=None):
     "Pairs (i, j, score, offset in seconds), i < j, of a table of facts; `rows` limits one side for photos"
     has = np.flatnonzero(facts.fingerprint.notna()) if 'fingerprint' in facts else np.zeros(0, int)
-    found, t = {(i, j): (1., 0.) for i,j in _same_bytes(facts.digest)}, facts.iloc[has]
+    found, t = {(i, j): (1.0, 0.0) for i, j in _same_bytes(facts.digest)}, facts.iloc[has]
     pos = np.arange(len(has)) if rows is None else np.searchsorted(has, np.intersect1d(has, rows))
-    more = [] if not 1 < len(has) <= _MANY or not len(pos) else _sound_pairs(t.fingerprint.tolist(), t.seconds.to_numpy()) if kind == 'sound' else _photo_pairs(t.fingerprint.tolist(), pos)
-    for a,b,score,offset in more: found.setdefault(tuple(sorted((int(has[a]), int(has[b])))), (min(score, .9999), offset))   # 1 is for equal bytes alone
+    more = (
+        []
+        if not 1 < len(has) <= _MANY or not len(pos)
+        else _sound_pairs(t.fingerprint.tolist(), t.seconds.to_numpy())
+        if kind == 'sound'
+        else _photo_pairs(t.fingerprint.tolist(), pos)
+    )
+    for a, b, score, offset in more:
+        found.setdefault(
+            tuple(sorted((int(has[a]), int(has[b])))), (min(score, 0.9999), offset)
+        )  # 1 is for equal bytes alone
     return [(*ij, *found[ij]) for ij in sorted(found)]
 
 # %% ../nbs/00_data.ipynb #e93be65d
@@ -989,84 +1657,154 @@ def _facts(items, jobs=-1):
     "A table of facts, a row an item"
     kind = 'photo' if Path(items.path.iloc[0]).suffix.lower() in PHOTOS else 'sound'
     read = _photo_facts if kind == 'photo' else _sound_facts
-    rows = Parallel(jobs, prefer='threads')(delayed(read)(p) for p in items.path) if len(items) > 64 else [read(p) for p in items.path]
-    return pd.DataFrame(rows, index=items.index).reindex(columns=sorted({k for r in rows for k in r} | {'fault', 'digest'})).astype({'fault': object}), kind
+    rows = (
+        Parallel(jobs, prefer='threads')(delayed(read)(p) for p in items.path)
+        if len(items) > 64
+        else [read(p) for p in items.path]
+    )
+    return pd.DataFrame(rows, index=items.index).reindex(
+        columns=sorted({k for r in rows for k in r} | {'fault', 'digest'})
+    ).astype({'fault': object}), kind
+
 
 def _beside_others(facts):
     "Faults of files that can be read: cut short, or at another rate than most"
     fault = facts.fault.copy()
-    if 'sr' not in facts: return fault
+    if 'sr' not in facts:
+        return fault
     usual, sr = facts.seconds.median(), facts.sr.mode()
-    if (facts.seconds > .99*usual).mean() > .9: fault = fault.mask(fault.isna() & (facts.seconds < .9*usual), 'shorter than the others')
-    if (facts.sr == sr.iloc[0]).mean() > .9: fault = fault.mask(fault.isna() & (facts.sr != sr.iloc[0]), 'another rate than the others')
+    if (facts.seconds > 0.99 * usual).mean() > 0.9:
+        fault = fault.mask(fault.isna() & (facts.seconds < 0.9 * usual), 'shorter than the others')
+    if (facts.sr == sr.iloc[0]).mean() > 0.9:
+        fault = fault.mask(fault.isna() & (facts.sr != sr.iloc[0]), 'another rate than the others')
     return fault
 
 # %% ../nbs/00_data.ipynb #ed1fa9bb
 @dataclass(repr=False)
 class Audit:
     "What `audit` found: `faults` (path, fault), `pairs` (a, b, score, offset, label and split of both), and the labels' balance"
+
     items: pd.DataFrame
     kind: str
     faults: pd.DataFrame
     pairs: pd.DataFrame
-    crossing_groups: int          # groups with items in more than one part of the split
+    crossing_groups: int  # groups with items in more than one part of the split
+
     def summary(self) -> pd.Series:
         "Counts of all that was looked for, and the best constant answer"
-        n, p = self.items.label.explode().value_counts(), self.pairs; label, share = best_constant(self.items.label)
+        n, p = self.items.label.explode().value_counts(), self.pairs
+        label, share = best_constant(self.items.label)
         faults = Counter(f'files {f.split(":")[0]}' for f in self.faults.fault)
-        return pd.Series({'items': len(self.items)} | dict(faults) | {'repeated pairs': len(p), 'repeated pairs with equal bytes': int((p.score >= .99999).sum()),
-            'repeated pairs across a split': int(p.crosses.sum()), 'repeated pairs with different labels': int((p.label_a != p.label_b).sum()),
-            'groups across a split': self.crossing_groups, 'smallest and largest class': f'{n.min()} and {n.max()}',
-            'best constant answer': f'{label}, {100*share:.1f} %'}, name='found')
-    def __repr__(self): return self.summary().to_string()
+        return pd.Series(
+            {'items': len(self.items)}
+            | dict(faults)
+            | {
+                'repeated pairs': len(p),
+                'repeated pairs with equal bytes': int((p.score >= 0.99999).sum()),
+                'repeated pairs across a split': int(p.crosses.sum()),
+                'repeated pairs with different labels': int((p.label_a != p.label_b).sum()),
+                'groups across a split': self.crossing_groups,
+                'smallest and largest class': f'{n.min()} and {n.max()}',
+                'best constant answer': f'{label}, {100 * share:.1f} %',
+            },
+            name='found',
+        )
+
+    def __repr__(self):
+        return self.summary().to_string()
+
 
 def audit(
-    items:pd.DataFrame,   # from `Dataset.items` or `folder_items`
-    jobs:int=-1,          # threads; -1: one a core
+    items: pd.DataFrame,  # from `Dataset.items` or `folder_items`
+    jobs: int = -1,  # threads; -1: one a core
 ) -> Audit:
     "Opens every file: unreadable, empty, silent, short; repeats; what crosses a split; class balance"
-    items = items.reset_index(drop=True); facts, kind = _facts(items, jobs); side = items.get('split', items.get('fold'))
+    items = items.reset_index(drop=True)
+    facts, kind = _facts(items, jobs)
+    side = items.get('split', items.get('fold'))
     rows = np.flatnonzero(items.split != 'train') if kind == 'photo' and 'split' in items else None
-    found = _find_pairs(facts, kind, rows); i, j = [[f[k] for f in found] for k in (0, 1)]
+    found = _find_pairs(facts, kind, rows)
+    i, j = [[f[k] for f in found] for k in (0, 1)]
     label = items.label.map(lambda l: l if isinstance(l, str) else ' '.join(l)).to_numpy()
-    pairs = pd.DataFrame(dict(a=items.path.to_numpy()[i], b=items.path.to_numpy()[j], score=[f[2] for f in found], offset=[f[3] for f in found],
-        label_a=label[i], label_b=label[j], crosses=False if side is None else side.to_numpy()[i] != side.to_numpy()[j], i=i, j=j))
+    pairs = pd.DataFrame(
+        dict(
+            a=items.path.to_numpy()[i],
+            b=items.path.to_numpy()[j],
+            score=[f[2] for f in found],
+            offset=[f[3] for f in found],
+            label_a=label[i],
+            label_b=label[j],
+            crosses=False if side is None else side.to_numpy()[i] != side.to_numpy()[j],
+            i=i,
+            j=j,
+        )
+    )
     fault = _beside_others(facts).dropna()
-    return Audit(items, kind, pd.DataFrame(dict(path=items.path[fault.index], fault=fault)), pairs.sort_values('score', ascending=False, ignore_index=True),
-                 0 if side is None else int((side.groupby(items.group).nunique() > 1).sum()))
+    return Audit(
+        items,
+        kind,
+        pd.DataFrame(dict(path=items.path[fault.index], fault=fault)),
+        pairs.sort_values('score', ascending=False, ignore_index=True),
+        0 if side is None else int((side.groupby(items.group).nunique() > 1).sum()),
+    )
 
 # %% ../nbs/00_data.ipynb #c0c28c2d
-def _stretch(path, skip, seconds=3.):
+def _stretch(path, skip, seconds=3.0):
     "Log spectrogram of a part of a sound, for looking"
-    x, sr = sf.read(path, always_2d=True); x = soxr.resample(x.mean(1), sr, _FP_SR); x = x[int(max(skip, 0)*_FP_SR):][:int(seconds*_FP_SR)]
-    return np.log(np.abs(stft(x, _FP_SR, nperseg=256, noverlap=128)[2])+1e-3)
+    x, sr = sf.read(path, always_2d=True)
+    x = soxr.resample(x.mean(1), sr, _FP_SR)
+    x = x[int(max(skip, 0) * _FP_SR) :][: int(seconds * _FP_SR)]
+    return np.log(np.abs(stft(x, _FP_SR, nperseg=256, noverlap=128)[2]) + 1e-3)
 
-def show_pairs(found:Audit, n:int=6):
+
+def show_pairs(found: Audit, n: int = 6):
     "The first `n` repeated pairs, one above the other"
-    t = found.pairs.head(n); fig, axs = plt.subplots(2, max(len(t), 1), figsize=(2.1*max(len(t), 1), 3.6), squeeze=False)
-    for ax in axs.flat: ax.axis('off')
-    for col,r in zip(axs.T, t.itertuples()):
-        for ax,path,skip in zip(col, (r.a, r.b), (r.offset, -r.offset)):
-            if found.kind == 'photo': ax.imshow(Image.open(path).convert('RGB'))
-            else: ax.imshow(_stretch(path, skip), origin='lower', aspect='auto', cmap='magma')
+    t = found.pairs.head(n)
+    fig, axs = plt.subplots(2, max(len(t), 1), figsize=(2.1 * max(len(t), 1), 3.6), squeeze=False)
+    for ax in axs.flat:
+        ax.axis('off')
+    for col, r in zip(axs.T, t.itertuples()):
+        for ax, path, skip in zip(col, (r.a, r.b), (r.offset, -r.offset)):
+            if found.kind == 'photo':
+                ax.imshow(Image.open(path).convert('RGB'))
+            else:
+                ax.imshow(_stretch(path, skip), origin='lower', aspect='auto', cmap='magma')
             ax.set_title('/'.join(Path(path).parts[-2:])[-22:], fontsize=7)
-        col[1].text(.5, -.12, f'{r.score:.2f}', transform=col[1].transAxes, ha='center', fontsize=9)
-    fig.tight_layout(); return fig
+        col[1].text(
+            0.5, -0.12, f'{r.score:.2f}', transform=col[1].transAxes, ha='center', fontsize=9
+        )
+    fig.tight_layout()
+    return fig
 
 # %% ../nbs/00_data.ipynb #42e530a8
-def duplicate_clusters(items:pd.DataFrame) -> pd.Series:
+def duplicate_clusters(items: pd.DataFrame) -> pd.Series:
     "Cluster number of each item that repeats another, NaN for the rest; index as `items`"
     p, n = audit(items).pairs, len(items)
-    comp = connected_components(coo_matrix((np.ones(len(p)), (p.i, p.j)), shape=(n, n)), directed=False)[1]
+    comp = connected_components(
+        coo_matrix((np.ones(len(p)), (p.i, p.j)), shape=(n, n)), directed=False
+    )[1]
     size = np.bincount(comp, minlength=1)[comp]
     return pd.Series(np.where(size > 1, comp, np.nan), index=items.index)
 
 # %% ../nbs/00_data.ipynb #fefe5bcc
-def audit_record(names:list=('gtzan', 'instruments30', 'esc50', 'irmas_notes'), root:str=None) -> dict:
+def audit_record(
+    names: list = ('gtzan', 'instruments30', 'esc50', 'irmas_notes'), root: str = None
+) -> dict:
     "Summary, seconds and pairs (with paths from the set's own folder) of the audits of several data sets"
     out = {}
     for name in names:
-        start, home = time.time(), data_root(name, root); found = audit(DATASETS[name].items(root)); rel = lambda p: os.path.relpath(p, home)
-        out[name] = dict(seconds=round(time.time()-start, 1), cores=os.cpu_count(), items=len(found.items), faults=len(found.faults), summary=found.summary().astype(str).to_dict(),
-            pairs=[[rel(r.a), rel(r.b), round(r.score, 3), bool(r.crosses), r.label_a == r.label_b] for r in found.pairs.itertuples()])
+        start, home = time.time(), data_root(name, root)
+        found = audit(DATASETS[name].items(root))
+        rel = lambda p: os.path.relpath(p, home)
+        out[name] = dict(
+            seconds=round(time.time() - start, 1),
+            cores=os.cpu_count(),
+            items=len(found.items),
+            faults=len(found.faults),
+            summary=found.summary().astype(str).to_dict(),
+            pairs=[
+                [rel(r.a), rel(r.b), round(r.score, 3), bool(r.crosses), r.label_a == r.label_b]
+                for r in found.pairs.itertuples()
+            ],
+        )
     return out

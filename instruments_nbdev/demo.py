@@ -18,124 +18,240 @@ from fastcore.script import Param
 from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image, UnidentifiedImageError
 from .app import command, _whole
-from .audio_transforms import ItemError, LogMel, show_spec, show_wave, _bytes, _stat
+from instruments_nbdev.audio_transforms import (
+    ItemError,
+    LogMel,
+    show_spec,
+    show_wave,
+    _bytes,
+    _stat,
+)
 from .custom_cnn import grad_cam, _FORMATS
 from .data import DataError
 from .irmas_multistft import with_names
-from .training import FILES, Classifier, TrainingError, build, bundled, fig_html, load_model, predict_store, show_timeline, _any_names
+from instruments_nbdev.training import (
+    FILES,
+    Classifier,
+    TrainingError,
+    build,
+    bundled,
+    fig_html,
+    load_model,
+    predict_store,
+    show_timeline,
+    _any_names,
+)
 
 # %% ../nbs/06a_demo.ipynb #ef4c45a0
-MAX_BYTES, MAX_SECONDS = 50*2**20, 600   # of an upload
-_SILENT = 33                               # the least int16 sample that is no silence: -60 dB
+MAX_BYTES, MAX_SECONDS = 50 * 2**20, 600  # of an upload
+_SILENT = 33  # the least int16 sample that is no silence: -60 dB
+
 
 def read_upload(path) -> bytes:
     "The bytes of a file that is not too large; `ItemError` in one sentence with its name, not its folder"
     path = Path(path)
     try:
-        if path.is_file() and (n := path.stat().st_size) > MAX_BYTES: raise ItemError(f'has {n/2**20:.1f} MB, more than the {MAX_BYTES/2**20:.0f} MB that this page takes')
+        if path.is_file() and (n := path.stat().st_size) > MAX_BYTES:
+            raise ItemError(
+                f'has {n / 2**20:.1f} MB, more than the {MAX_BYTES / 2**20:.0f} MB that this page takes'
+            )
         return _bytes(path)
-    except ItemError as e: raise ItemError(f'{path.name} {e}') from None
+    except ItemError as e:
+        raise ItemError(f'{path.name} {e}') from None
 
-def kind_of(data:bytes) -> str:
+
+def kind_of(data: bytes) -> str:
     "'photo', 'sound' or '', by what the bytes of a file begin with"
-    try: Image.open(io.BytesIO(data), formats=_FORMATS).close(); return 'photo'
-    except UnidentifiedImageError: pass
-    except Exception: return 'photo'                    # one that cannot be used
-    try: sf.SoundFile(io.BytesIO(data)).close(); return 'sound'
-    except sf.LibsndfileError: return ''
+    try:
+        Image.open(io.BytesIO(data), formats=_FORMATS).close()
+        return 'photo'
+    except UnidentifiedImageError:
+        pass
+    except Exception:
+        return 'photo'  # one that cannot be used
+    try:
+        sf.SoundFile(io.BytesIO(data)).close()
+        return 'sound'
+    except sf.LibsndfileError:
+        return ''
 
 # %% ../nbs/06a_demo.ipynb #c1909fef
 @lru_cache(4)
-def _kept(path, changed): return load_model(path)
+def _kept(path, changed):
+    return load_model(path)
 
-def open_model(name:str) -> Classifier:
+
+def open_model(name: str) -> Classifier:
     "The bundled model of that name, or the one of a model file or a run folder; `TrainingError` says why not"
-    if not str(name or '').strip(): raise TrainingError('choose a model, or give a model file or a run folder')
-    path = Path(name)/FILES[0] if Path(name).is_dir() else Path(name)
+    if not str(name or '').strip():
+        raise TrainingError('choose a model, or give a model file or a run folder')
+    path = Path(name) / FILES[0] if Path(name).is_dir() else Path(name)
     path = path if path.exists() else bundled().get(str(name), path)
     return _kept(path, _stat(path))
 
-def takes(clf:Classifier) -> str:
+
+def takes(clf: Classifier) -> str:
     "'sound' or 'photo'"
     return 'sound' if clf.recipe.window else 'photo'
 
-def models_for(kind:str) -> list:
+
+def models_for(kind: str) -> list:
     "Names of the bundled models that take sounds, or photos"
     return [n for n in bundled() if takes(open_model(n)) == kind]
 
 # %% ../nbs/06a_demo.ipynb #320deba6
-def answer_table(clf:Classifier, probs:np.ndarray # (C,)
-    ) -> pd.DataFrame:
+def answer_table(
+    clf: Classifier,
+    probs: np.ndarray,  # (C,)
+) -> pd.DataFrame:
     "Indexed by label, most probable first: name, prob, level, said"
     several, labels = clf.recipe.multi_label, pd.Index(clf.labels, name='label')
-    t = with_names(pd.DataFrame(dict(prob=probs, level=clf.thresholds if several else clf.sure), index=labels)).rename(columns=dict(instrument='name'))
-    t = t.assign(name=t['name'].str.replace('_', ' ')).sort_values('prob', ascending=False, kind='stable')
+    t = with_names(
+        pd.DataFrame(dict(prob=probs, level=clf.thresholds if several else clf.sure), index=labels)
+    ).rename(columns=dict(instrument='name'))
+    t = t.assign(name=t['name'].str.replace('_', ' ')).sort_values(
+        'prob', ascending=False, kind='stable'
+    )
     return t.assign(said=(t.prob >= t.level) & (several | (np.arange(len(t)) == 0)))
 
-def _percent(p): return f'{100*p:.0f}' if p < .95 else f'{math.floor(1e4*p)/100:g}'     # what is just below a level must not look like it
 
-def say(t:pd.DataFrame) -> str:
+def _percent(p):
+    return (
+        f'{100 * p:.0f}' if p < 0.95 else f'{math.floor(1e4 * p) / 100:g}'
+    )  # what is just below a level must not look like it
+
+
+def say(t: pd.DataFrame) -> str:
     "The sentence to a table: what is said, or that the model is not sure"
-    if not t.said.any(): return f'Not sure, perhaps {t.name.iloc[0]} ({_percent(t.prob.iloc[0])} %)'
-    return ', '.join(f'{r.name} ({100*r.prob:.0f} %)' for r in t[t.said].itertuples())
+    if not t.said.any():
+        return f'Not sure, perhaps {t.name.iloc[0]} ({_percent(t.prob.iloc[0])} %)'
+    return ', '.join(f'{r.name} ({100 * r.prob:.0f} %)' for r in t[t.said].itertuples())
 
 # %% ../nbs/06a_demo.ipynb #13a7a9b0
 _GREY, _BLUE = '#78808c', '#3a86b7'
-_LOOK = {'font.size': 8.5, 'axes.spines.top': False, 'axes.spines.right': False, 'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolor': 'none', 'axes.grid': False,
-         **{k: _GREY for k in ('text.color', 'axes.labelcolor', 'axes.edgecolor', 'axes.titlecolor', 'xtick.color', 'ytick.color')}}
+_LOOK = {
+    'font.size': 8.5,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'figure.facecolor': 'none',
+    'axes.facecolor': 'none',
+    'savefig.facecolor': 'none',
+    'axes.grid': False,
+    **{
+        k: _GREY
+        for k in (
+            'text.color',
+            'axes.labelcolor',
+            'axes.edgecolor',
+            'axes.titlecolor',
+            'xtick.color',
+            'ytick.color',
+        )
+    },
+}
+
 
 @plt.rc_context(_LOOK)
-def show_sound(x, sr:int):
+def show_sound(x, sr: int):
     "Waveform and log-mel spectrogram (80 dB) of a sound (T,); gives the figure"
-    hop = max(sr//100, len(x)//1000); low, high = (f := plt.figure(figsize=(4.8, 3.1), layout='constrained')).subplots(2, 1, sharex=True, height_ratios=(1, 2))[::-1]
-    show_wave(x, sr, ax=high, color=_BLUE); high.set(xlabel='', yticks=()); high.spines[:].set_visible(False); high.tick_params(bottom=False, labelbottom=False)
-    spec = LogMel(sr, 2048, hop, 96)(torch.from_numpy(np.pad(x, (0, max(0, 2048-len(x)))))[None])[0]   # a window at least
-    show_spec(spec, sr, hop, 'slaney', ax=low); low.set_xlim(0, len(x)/sr); return f
+    hop = max(sr // 100, len(x) // 1000)
+    low, high = (f := plt.figure(figsize=(4.8, 3.1), layout='constrained')).subplots(
+        2, 1, sharex=True, height_ratios=(1, 2)
+    )[::-1]
+    show_wave(x, sr, ax=high, color=_BLUE)
+    high.set(xlabel='', yticks=())
+    high.spines[:].set_visible(False)
+    high.tick_params(bottom=False, labelbottom=False)
+    spec = LogMel(sr, 2048, hop, 96)(torch.from_numpy(np.pad(x, (0, max(0, 2048 - len(x)))))[None])[
+        0
+    ]  # a window at least
+    show_spec(spec, sr, hop, 'slaney', ax=low)
+    low.set_xlim(0, len(x) / sr)
+    return f
 
 # %% ../nbs/06a_demo.ipynb #71995080
-_DEEPER = LinearSegmentedColormap.from_list('deeper', [(.23, .53, .72, .07), (.23, .53, .72, 1.)])
+_DEEPER = LinearSegmentedColormap.from_list(
+    'deeper', [(0.23, 0.53, 0.72, 0.07), (0.23, 0.53, 0.72, 1.0)]
+)
+
 
 @plt.rc_context(_LOOK)
-def show_over_time(clf:Classifier, path, t:pd.DataFrame # of `answer_table`
-    ):
+def show_over_time(
+    clf: Classifier,
+    path,
+    t: pd.DataFrame,  # of `answer_table`
+):
     "The most probable labels of a sound over its seconds, the darker, the surer; gives the figure"
-    n = min(6, len(t)); fig, ax = plt.subplots(figsize=(4.8, .7+.28*n), layout='constrained')
-    show_timeline(clf.timeline(path), n, ax); ax.collections[0].set_cmap(_DEEPER)
-    ax.set_yticks(ax.get_yticks(), [t['name'][l.get_text()] for l in ax.get_yticklabels()]); ax.tick_params(left=False)
-    ax.spines['left'].set_visible(False); return fig
+    n = min(6, len(t))
+    fig, ax = plt.subplots(figsize=(4.8, 0.7 + 0.28 * n), layout='constrained')
+    show_timeline(clf.timeline(path), n, ax)
+    ax.collections[0].set_cmap(_DEEPER)
+    ax.set_yticks(ax.get_yticks(), [t['name'][l.get_text()] for l in ax.get_yticklabels()])
+    ax.tick_params(left=False)
+    ax.spines['left'].set_visible(False)
+    return fig
 
 # %% ../nbs/06a_demo.ipynb #45ae19e1
 def _evidence(clf, x, labels):
     "Where the evidence for each label lies (K, H, W), 1 where there is most of it for any of them"
-    maps = grad_cam(clf, x.expand(len(labels), -1, -1, -1), labels); return maps/maps.max().clamp(min=1e-9)
+    maps = grad_cam(clf, x.expand(len(labels), -1, -1, -1), labels)
+    return maps / maps.max().clamp(min=1e-9)
+
 
 def _glow(ax, photo, m):
     "`photo` (H, W, 3) in a darker grey, which glows where `m` (H, W) is large"
-    ax.imshow(photo.mean(-1), cmap='gray', vmin=0, vmax=1.4, interpolation='bilinear'); ax.imshow(m, cmap='inferno', vmin=-.3, vmax=1, alpha=.7*m.numpy())
+    ax.imshow(photo.mean(-1), cmap='gray', vmin=0, vmax=1.4, interpolation='bilinear')
+    ax.imshow(m, cmap='inferno', vmin=-0.3, vmax=1, alpha=0.7 * m.numpy())
+
 
 @plt.rc_context(_LOOK)
-def show_where(clf:Classifier, x, t:pd.DataFrame, k:int=2):
+def show_where(clf: Classifier, x, t: pd.DataFrame, k: int = 2):
     "A photo (1, 3, H, W), and where the evidence for its `k` most probable labels lies; gives the figure"
-    top = t[:k] if hasattr(getattr(clf, 'body', None), 'evidence') else t[:0]; photo = x[0].permute(1, 2, 0)/255
-    fig, axs = plt.subplots(1, 1+len(top), figsize=(1.6*(1+len(top)), 1.85), layout='constrained', squeeze=False); axs[0, 0].imshow(photo, interpolation='bilinear')
-    for ax, m in zip(axs[0, 1:], _evidence(clf, x, top.index.tolist()) if len(top) else []): _glow(ax, photo, m)
-    for ax, title in zip(axs[0], ['as the model gets it', *('for ' + top['name'])]): ax.set_title(title, fontsize=8.5); ax.axis('off')
+    top = t[:k] if hasattr(getattr(clf, 'body', None), 'evidence') else t[:0]
+    photo = x[0].permute(1, 2, 0) / 255
+    fig, axs = plt.subplots(
+        1, 1 + len(top), figsize=(1.6 * (1 + len(top)), 1.85), layout='constrained', squeeze=False
+    )
+    axs[0, 0].imshow(photo, interpolation='bilinear')
+    for ax, m in zip(axs[0, 1:], _evidence(clf, x, top.index.tolist()) if len(top) else []):
+        _glow(ax, photo, m)
+    for ax, title in zip(axs[0], ['as the model gets it', *('for ' + top['name'])]):
+        ax.set_title(title, fontsize=8.5)
+        ax.axis('off')
     return fig
 
 # %% ../nbs/06a_demo.ipynb #4d3974f4
 def _check_kind(clf, name, kind):
     want = takes(clf)
-    if kind in ('', want): return                  # what is neither, the decoder says best
-    also = models_for(kind); raise ItemError(f'{name} is a {kind}, but this model takes {want}s: choose {" or ".join(also) if also else f"one that takes {kind}s"}')
+    if kind in ('', want):
+        return  # what is neither, the decoder says best
+    also = models_for(kind)
+    raise ItemError(
+        f'{name} is a {kind}, but this model takes {want}s: choose {" or ".join(also) if also else f"one that takes {kind}s"}'
+    )
+
 
 def _check_length(name, seconds):
-    if seconds > MAX_SECONDS: raise ItemError(f'{name} lasts {seconds/60:.1f} minutes, more than the {MAX_SECONDS//60} that this page takes; instruments_predict takes longer ones')
+    if seconds > MAX_SECONDS:
+        raise ItemError(
+            f'{name} lasts {seconds / 60:.1f} minutes, more than the {MAX_SECONDS // 60} that this page takes; instruments_predict takes longer ones'
+        )
+
 
 def _heard(clf, path, store):
-    x = store[0]; _check_length(path.name, len(x)/store.sr)
-    if np.abs(x.astype(int)).max() < _SILENT: raise ItemError(f'{path.name} is silent: nothing in it is louder than -60 dB')
-    t = answer_table(clf, predict_store(clf, store)[0]); figures = {'Waveform and spectrogram': show_sound(x, store.sr)}
-    return t, figures | ({'Over time': show_over_time(clf, path, t)} if len(x) > clf.recipe.window else {}), say(t)
+    x = store[0]
+    _check_length(path.name, len(x) / store.sr)
+    if np.abs(x.astype(int)).max() < _SILENT:
+        raise ItemError(f'{path.name} is silent: nothing in it is louder than -60 dB')
+    t = answer_table(clf, predict_store(clf, store)[0])
+    figures = {'Waveform and spectrogram': show_sound(x, store.sr)}
+    return (
+        t,
+        figures
+        | ({'Over time': show_over_time(clf, path, t)} if len(x) > clf.recipe.window else {}),
+        say(t),
+    )
+
 
 def _seen(clf, path, store):
     t = answer_table(clf, predict_store(clf, store)[0])
@@ -145,46 +261,82 @@ def _seen(clf, path, store):
 def _answer(clf, path):
     _check_kind(clf, path.name, kind := kind_of(data := read_upload(path)))
     if kind == 'sound':
-        with sf.SoundFile(io.BytesIO(data)) as f: _check_length(path.name, f.frames/f.samplerate)
+        with sf.SoundFile(io.BytesIO(data)) as f:
+            _check_length(path.name, f.frames / f.samplerate)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         store = build(clf.recipe.store, paths=[path], cache=tmp, skip_broken=True, progress=False)
-        if store.broken: raise ItemError(f'{path.name} {store.broken[str(path)]}')
+        if store.broken:
+            raise ItemError(f'{path.name} {store.broken[str(path)]}')
         return (_heard if takes(clf) == 'sound' else _seen)(clf, path, store)
 
+
 def answer(
-    model,   # what `open_model` takes, or a `Classifier`
-    path,    # a sound or a photo
+    model,  # what `open_model` takes, or a `Classifier`
+    path,  # a sound or a photo
 ) -> tuple:  # table of `answer_table`, figures by their captions, message
     "What a model says to a file; where it can say nothing, the table and the figures are empty and the message says why, in one sentence"
-    try: return _answer(model if isinstance(model, Classifier) else open_model(model), Path(path))
-    except (DataError, ItemError, TrainingError) as e: return pd.DataFrame(), {}, str(e)
-    except OSError as e: return pd.DataFrame(), {}, f'{Path(e.filename or path).name}: {e.strerror or e}'   # a name too long, a full disk
+    try:
+        return _answer(model if isinstance(model, Classifier) else open_model(model), Path(path))
+    except (DataError, ItemError, TrainingError) as e:
+        return pd.DataFrame(), {}, str(e)
+    except OSError as e:
+        return (
+            pd.DataFrame(),
+            {},
+            f'{Path(e.filename or path).name}: {e.strerror or e}',
+        )  # a name too long, a full disk
 
 # %% ../nbs/06a_demo.ipynb #e3d6588a
 def _bar(label, r):
     code = f' <small>{html.escape(label)}</small>' if r['name'] != label.replace('_', ' ') else ''
-    mark = f'<u style="left:{100*r.level:.1f}%" title="counts from {100*r.level:.0f} % on"></u>' if r.level else ''
-    return f'<li class="{"said" if r.said else ""}"><span>{html.escape(r["name"])}{code}</span><div><i style="width:{100*r.prob:.1f}%"></i>{mark}</div><b>{100*r.prob:.0f} %</b></li>'
+    mark = (
+        f'<u style="left:{100 * r.level:.1f}%" title="counts from {100 * r.level:.0f} % on"></u>'
+        if r.level
+        else ''
+    )
+    return f'<li class="{"said" if r.said else ""}"><span>{html.escape(r["name"])}{code}</span><div><i style="width:{100 * r.prob:.1f}%"></i>{mark}</div><b>{100 * r.prob:.0f} %</b></li>'
+
 
 def _picture(caption, fig):
     return f'<figure><figcaption>{caption}</figcaption>{fig_html(fig, 160).replace("<img", f"<img alt={chr(34)}{caption}{chr(34)}")}</figure>'
 
-def result_html(table, figures, message, name:str='', player:str='') -> str:
+
+def result_html(table, figures, message, name: str = '', player: str = '') -> str:
     "What `answer` gave to the file `name`, as HTML; `player` is HTML that lets one hear it"
     head = f'<h2>{html.escape(message).replace(" %", "&nbsp;%")}</h2>'
-    if not len(table): return f'<section class="answer sorry"><p>No answer</p>{head}</section>'
-    bars = ''.join(_bar(l, r) for l, r in table[table.said | (np.arange(len(table)) < 5)].iterrows())
-    return (f'<section class="answer {"" if table.said.any() else "unsure"}"><p>{html.escape(name)}</p>{head}{player}<ul>{bars}</ul></section>'
-            + ''.join(_picture(*f) for f in figures.items()))
+    if not len(table):
+        return f'<section class="answer sorry"><p>No answer</p>{head}</section>'
+    bars = ''.join(
+        _bar(l, r) for l, r in table[table.said | (np.arange(len(table)) < 5)].iterrows()
+    )
+    return (
+        f'<section class="answer {"" if table.said.any() else "unsure"}"><p>{html.escape(name)}</p>{head}{player}<ul>{bars}</ul></section>'
+        + ''.join(_picture(*f) for f in figures.items())
+    )
 
 # %% ../nbs/06a_demo.ipynb #4ef3bbf6
 def model_html(name) -> str:
     "What the model called `name` takes and knows, as HTML, or why there is none"
-    try: clf = open_model(name)
-    except (TrainingError, OSError) as e: return f'<div class="model sorry"><p>{html.escape(str(e))}</p></div>'
-    heard = f'Listens to sounds, {(s := clf.recipe.window/clf.recipe.store[1]["sr"]):.3g} second{"s"*(s != 1)} at a time' if takes(clf) == 'sound' else 'Looks at photos'
-    sure = 'names each label that reaches its own threshold' if clf.recipe.multi_label else f'is not sure below {_percent(clf.sure)} %' if clf.sure else 'always names one, right or wrong'
-    chips = ''.join(f'<li>{html.escape(n)}</li>' for n in sorted(answer_table(clf, np.zeros(len(clf.labels)))['name'], key=str.casefold))
+    try:
+        clf = open_model(name)
+    except (TrainingError, OSError) as e:
+        return f'<div class="model sorry"><p>{html.escape(str(e))}</p></div>'
+    heard = (
+        f'Listens to sounds, {(s := clf.recipe.window / clf.recipe.store[1]["sr"]):.3g} second{"s" * (s != 1)} at a time'
+        if takes(clf) == 'sound'
+        else 'Looks at photos'
+    )
+    sure = (
+        'names each label that reaches its own threshold'
+        if clf.recipe.multi_label
+        else f'is not sure below {_percent(clf.sure)} %'
+        if clf.sure
+        else 'always names one, right or wrong'
+    )
+    chips = ''.join(
+        f'<li>{html.escape(n)}</li>'
+        for n in sorted(answer_table(clf, np.zeros(len(clf.labels)))['name'], key=str.casefold)
+    )
     return f'<div class="model"><p>{heard}, and {sure}. It knows these {len(clf.labels)}, and nothing else:</p><ul>{chips}</ul></div>'
 
 # %% ../nbs/06a_demo.ipynb #32517bf9
@@ -227,9 +379,13 @@ footer{display:none!important}
 # %% ../nbs/06a_demo.ipynb #1fed2f20
 def _wave_svg(n=48):
     "A decoration: `n` bars like those of a waveform"
-    h = 14 + 80*np.abs(np.sin(np.arange(n)*.55)*np.sin(np.arange(n)*.171 + .4))
-    bars = ''.join(f'<rect x="{10*i}" y="{60-v/2:.0f}" width="5" height="{v:.0f}" rx="2.5"/>' for i, v in enumerate(h))
-    return f'<svg viewBox="0 0 {10*n} 120" preserveAspectRatio="xMaxYMid slice" fill="#fff" aria-hidden="true">{bars}</svg>'
+    h = 14 + 80 * np.abs(np.sin(np.arange(n) * 0.55) * np.sin(np.arange(n) * 0.171 + 0.4))
+    bars = ''.join(
+        f'<rect x="{10 * i}" y="{60 - v / 2:.0f}" width="5" height="{v:.0f}" rx="2.5"/>'
+        for i, v in enumerate(h)
+    )
+    return f'<svg viewBox="0 0 {10 * n} 120" preserveAspectRatio="xMaxYMid slice" fill="#fff" aria-hidden="true">{bars}</svg>'
+
 
 _BANNER = f'<div class="banner">{_wave_svg()}<h1>What do you hear? What do you see?</h1><p>Drop a sound or a photo, or record one. A small model on this machine says what it is, and shows why. Nothing is sent anywhere, and nothing is kept.</p></div>'
 _HINT = '<div class="hint"><b>Nothing here yet</b>The answer will stand here: labels with how sure the model is of them, and pictures of what it heard or saw.</div>'
@@ -237,43 +393,91 @@ _HINT = '<div class="hint"><b>Nothing here yet</b>The answer will stand here: la
 # %% ../nbs/06a_demo.ipynb #2fe52249
 def _gradio():
     "The module, or one sentence"
-    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1', GRADIO_VIBE_MODE='', GRADIO_ALLOWED_PATHS='', GRADIO_ROOT_PATH='')
-    os.environ['no_proxy'] = os.environ['NO_PROXY'] = f'{os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")},127.0.0.1'.lstrip(',')   # Gradio asks its own server whether it is there
-    try: import gradio
-    except ImportError: raise DataError('the page needs Gradio, which is not installed: pip install "instruments_nbdev[demo]"') from None
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED='False',
+        HF_HUB_DISABLE_TELEMETRY='1',
+        GRADIO_VIBE_MODE='',
+        GRADIO_ALLOWED_PATHS='',
+        GRADIO_ROOT_PATH='',
+    )
+    os.environ['no_proxy'] = os.environ['NO_PROXY'] = (
+        f'{os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")},127.0.0.1'.lstrip(',')
+    )  # Gradio asks its own server whether it is there
+    try:
+        import gradio
+    except ImportError:
+        raise DataError(
+            'the page needs Gradio, which is not installed: pip install "instruments_nbdev[demo]"'
+        ) from None
     return gradio
 
+
 @_any_names()
-def respond(model:str, file:str=None, mic:str=None) -> str:
+def respond(model: str, file: str = None, mic: str = None) -> str:
     "The result as HTML for a file or a recording, which has a player already, or the hint where there is neither"
-    if not (path := file or mic): return _HINT
-    said = answer(model, path); player = f'<audio controls preload="none" src="gradio_api/file={quote(file)}"></audio>' if file and 'Waveform and spectrogram' in said[1] else ''
+    if not (path := file or mic):
+        return _HINT
+    said = answer(model, path)
+    player = (
+        f'<audio controls preload="none" src="gradio_api/file={quote(file)}"></audio>'
+        if file and 'Waveform and spectrogram' in said[1]
+        else ''
+    )
     return result_html(*said, Path(path).name if file else 'your recording', player)
 
 # %% ../nbs/06a_demo.ipynb #907733cb
-_KEPT = (60, 600)   # seconds: how often old files are looked for, and how old they may get
+_KEPT = (60, 600)  # seconds: how often old files are looked for, and how old they may get
+
 
 def _choices(model):
     "What the page offers: the model that was asked for, then the bundled ones, `sounds` before the others"
-    return list(dict.fromkeys([str(model)]*bool(model) + sorted(bundled(), key=lambda n: n != 'sounds')))
+    return list(
+        dict.fromkeys([str(model)] * bool(model) + sorted(bundled(), key=lambda n: n != 'sounds'))
+    )
+
 
 def _inputs(gr, names):
     "The left side: model, file, microphone, and below them what the model knows, which may be long"
-    model = gr.Dropdown(names, value=names[0] if names else None, label='Model', info='or the path of a model file or of a run folder', allow_custom_value=True, elem_id='model')
+    model = gr.Dropdown(
+        names,
+        value=names[0] if names else None,
+        label='Model',
+        info='or the path of a model file or of a run folder',
+        allow_custom_value=True,
+        elem_id='model',
+    )
     file = gr.File(label='Sound or photo', height=180, elem_id='file')
-    mic = gr.Audio(sources=['microphone'], type='filepath', label='or record a sound', editable=False, buttons=[], elem_id='mic')
+    mic = gr.Audio(
+        sources=['microphone'],
+        type='filepath',
+        label='or record a sound',
+        editable=False,
+        buttons=[],
+        elem_id='mic',
+    )
     return model, gr.HTML(model_html(names[0] if names else ''), padding=False), file, mic
+
 
 def page(model=None):
     "The Gradio page, not yet served; `model` is chosen at first"
-    gr = _gradio(); one = dict(api_visibility='private', show_progress='minimal', concurrency_limit=1, concurrency_id='answer')    # pyplot draws in one thread at a time
+    gr = _gradio()
+    one = dict(
+        api_visibility='private',
+        show_progress='minimal',
+        concurrency_limit=1,
+        concurrency_id='answer',
+    )  # pyplot draws in one thread at a time
     with gr.Blocks(title='What is this?', analytics_enabled=False, delete_cache=_KEPT) as p:
         gr.HTML(_BANNER, padding=False)
         with gr.Row():
-            with gr.Column(scale=2, min_width=300): m, about, file, mic = _inputs(gr, _choices(model))
-            with gr.Column(scale=3, min_width=320): out = gr.HTML(_HINT, padding=False, elem_classes='result')
-        file.upload(lambda m, f: (respond(m, f), None), [m, file], [out, mic], **one); mic.input(lambda m, f: (respond(m, mic=f), None), [m, mic], [out, file], **one)
-        for part in (file, mic): part.clear(respond, [m, file, mic], out, **one)
+            with gr.Column(scale=2, min_width=300):
+                m, about, file, mic = _inputs(gr, _choices(model))
+            with gr.Column(scale=3, min_width=320):
+                out = gr.HTML(_HINT, padding=False, elem_classes='result')
+        file.upload(lambda m, f: (respond(m, f), None), [m, file], [out, mic], **one)
+        mic.input(lambda m, f: (respond(m, mic=f), None), [m, mic], [out, file], **one)
+        for part in (file, mic):
+            part.clear(respond, [m, file, mic], out, **one)
         m.change(lambda *a: (model_html(a[0]), respond(*a)), [m, file, mic], [about, out], **one)
     return p
 
@@ -281,41 +485,100 @@ def page(model=None):
 def _theme(gr):
     "Gradio's soft theme with the system's fonts, quiet labels and round frames"
     both = lambda **kw: kw | {f'{k}_dark': v for k, v in kw.items()}
-    return gr.themes.Soft(primary_hue='cyan', secondary_hue='cyan', neutral_hue='slate', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']).set(
-        **both(block_label_background_fill='none', block_label_text_color='*body_text_color_subdued', block_title_background_fill='none', block_title_text_color='*body_text_color',
-               block_label_border_width='0px', block_border_width='1px', block_shadow='none'),
-        block_label_shadow='none', block_title_padding='0', block_radius='14px', body_text_color_subdued='*neutral_500')
+    return gr.themes.Soft(
+        primary_hue='cyan',
+        secondary_hue='cyan',
+        neutral_hue='slate',
+        font=['system-ui', 'sans-serif'],
+        font_mono=['ui-monospace', 'monospace'],
+    ).set(
+        **both(
+            block_label_background_fill='none',
+            block_label_text_color='*body_text_color_subdued',
+            block_title_background_fill='none',
+            block_title_text_color='*body_text_color',
+            block_label_border_width='0px',
+            block_border_width='1px',
+            block_shadow='none',
+        ),
+        block_label_shadow='none',
+        block_title_padding='0',
+        block_radius='14px',
+        body_text_color_subdued='*neutral_500',
+    )
+
 
 def _launch(p, port):
-    try: return p.launch(server_name='127.0.0.1', server_port=port or None, share=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False, strict_cors=True,
-                         allowed_paths=[], footer_links=[], max_file_size=MAX_BYTES, theme=_theme(_gradio()), css=_CSS, inbrowser=False, inline=False, prevent_thread_lock=True, quiet=True)[1]
-    except OSError: raise DataError(f'port {port} is taken: choose another' if port else 'no port from 7860 to 7959 is free: choose one') from None
+    try:
+        return p.launch(
+            server_name='127.0.0.1',
+            server_port=port or None,
+            share=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            strict_cors=True,
+            allowed_paths=[],
+            footer_links=[],
+            max_file_size=MAX_BYTES,
+            theme=_theme(_gradio()),
+            css=_CSS,
+            inbrowser=False,
+            inline=False,
+            prevent_thread_lock=True,
+            quiet=True,
+        )[1]
+    except OSError:
+        raise DataError(
+            f'port {port} is taken: choose another'
+            if port
+            else 'no port from 7860 to 7959 is free: choose one'
+        ) from None
+
 
 @contextmanager
-def served(model=None, port:int=0):
+def served(model=None, port: int = 0):
     "The page's address, as long as the `with` lasts; its files are gone after it"
     with tempfile.TemporaryDirectory(prefix='instruments_demo-', ignore_cleanup_errors=True) as tmp:
-        old = os.environ.get(k := 'GRADIO_TEMP_DIR'); os.environ[k] = tmp                     # Gradio reads it again and again
+        old = os.environ.get(k := 'GRADIO_TEMP_DIR')
+        os.environ[k] = tmp  # Gradio reads it again and again
         try:
             p = page(model)
-            try: yield _launch(p, port)
-            finally: p.close(verbose=False)
-        finally: os.environ.pop(k) if old is None else os.environ.update({k: old})
+            try:
+                yield _launch(p, port)
+            finally:
+                p.close(verbose=False)
+        finally:
+            os.environ.pop(k) if old is None else os.environ.update({k: old})
 
 # %% ../nbs/06a_demo.ipynb #a3e813bd
 @command
 def instruments_demo(
-    model:Param('chosen at first: the name of a bundled model, a model file or a run folder; default: sounds', str, opt=False, nargs='?')=None,
-    port:int=0,       # 0: the first free one from 7860 on
+    model: Param(
+        'chosen at first: the name of a bundled model, a model file or a run folder; default: sounds',
+        str,
+        opt=False,
+        nargs='?',
+    ) = None,
+    port: int = 0,  # 0: the first free one from 7860 on
 ):
     "A page in the browser, for this machine only, that says what sounds and photos are; until Ctrl-C"
-    if _whole(port, '--port') > 65535: raise DataError(f'--port must be at most 65535, not {port}')
-    if model: open_model(model)                       # what is wrong with it is said before there is a page
+    if _whole(port, '--port') > 65535:
+        raise DataError(f'--port must be at most 65535, not {port}')
+    if model:
+        open_model(model)  # what is wrong with it is said before there is a page
     plt.switch_backend('agg')
-    for s in {'SIGTERM', 'SIGHUP'} & set(dir(signal)):     # files are deleted when it is ended, and when its terminal is closed; nohup stays what it is
-        if signal.getsignal(n := getattr(signal, s)) == signal.SIG_DFL: signal.signal(n, signal.default_int_handler)
+    for s in (
+        {'SIGTERM', 'SIGHUP'} & set(dir(signal))
+    ):  # files are deleted when it is ended, and when its terminal is closed; nohup stays what it is
+        if signal.getsignal(n := getattr(signal, s)) == signal.SIG_DFL:
+            signal.signal(n, signal.default_int_handler)
     with served(model, port) as url:
         print(f'{url}  open this in a browser; only this machine can. Ctrl-C ends it.', flush=True)
         try:
-            while True: time.sleep(3600)
-        except KeyboardInterrupt: pass
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            pass

@@ -19,155 +19,275 @@ from statsmodels.stats.proportion import proportion_confint
 from .data import best_constant
 
 # %% ../nbs/00a_evaluation.ipynb #c289a9cf
-def calibration_error(conf, right, bins:int=10) -> float:
+def calibration_error(conf, right, bins: int = 10) -> float:
     "Expected calibration error: mean gap between confidence and accuracy over `bins` equal bins of confidence"
-    b = np.minimum((np.asarray(conf)*bins).astype(int), bins-1)
-    return float(sum(abs(np.sum(np.where(b == k, conf, 0)) - np.sum(np.where(b == k, right, 0))) for k in range(bins))/max(len(b), 1))
+    b = np.minimum((np.asarray(conf) * bins).astype(int), bins - 1)
+    return float(
+        sum(
+            abs(np.sum(np.where(b == k, conf, 0)) - np.sum(np.where(b == k, right, 0)))
+            for k in range(bins)
+        )
+        / max(len(b), 1)
+    )
 
-def score(y_true:list, probs:np.ndarray, labels:list) -> dict:
+
+def score(y_true: list, probs: np.ndarray, labels: list) -> dict:
     "accuracy, n, low, high (Wilson 95 %), macro_f1, constant (best constant answer), ece"
     pred, n = np.array(labels)[probs.argmax(1)], len(y_true)
     right = pred == np.array(y_true)
     low, high = proportion_confint(right.sum(), n, method='wilson')
     f1 = precision_recall_fscore_support(y_true, pred, average='macro', zero_division=0)[2]
-    return {k: round(float(v), 4) for k,v in dict(accuracy=right.mean(), n=n, low=low, high=high, macro_f1=f1,
-            constant=best_constant(y_true)[1], ece=calibration_error(probs.max(1), right)).items()} | {'n': n}
+    return {
+        k: round(float(v), 4)
+        for k, v in dict(
+            accuracy=right.mean(),
+            n=n,
+            low=low,
+            high=high,
+            macro_f1=f1,
+            constant=best_constant(y_true)[1],
+            ece=calibration_error(probs.max(1), right),
+        ).items()
+    } | {'n': n}
 
 # %% ../nbs/00a_evaluation.ipynb #f6fc9b17
-def _listed(l): return l if isinstance(l, list) else [l]
-def _levels(thresholds, labels): return np.array([(thresholds or {}).get(l, .5) for l in labels])
+def _listed(l):
+    return l if isinstance(l, list) else [l]
+
+
+def _levels(thresholds, labels):
+    return np.array([(thresholds or {}).get(l, 0.5) for l in labels])
+
 
 def one_hot(
-    y:list,         # a label each, or a list of labels each
-    labels:list,
-) -> np.ndarray:    # bool (N, C)
+    y: list,  # a label each, or a list of labels each
+    labels: list,
+) -> np.ndarray:  # bool (N, C)
     "Which of `labels` each item has"
-    return np.array([[l in own for l in labels] for own in map(_listed, y)], bool).reshape(-1, len(labels))
+    return np.array([[l in own for l in labels] for own in map(_listed, y)], bool).reshape(
+        -1, len(labels)
+    )
+
 
 def fit_thresholds(probs, truth, labels) -> dict:
     "For each label the threshold with the largest F1 on `probs` (N, C) and `truth` (N, C), halfway to the next probability below; 0.5 where a label never occurs"
     out = {}
     for l, p, y in zip(labels, probs.T, truth.T):
-        order = np.argsort(-p); s = p[order]; f1 = 2*y[order].cumsum()/(np.arange(len(p))+1+y.sum())
-        k = int(np.where(np.append(s[1:] < s[:-1], True), f1, -1).argmax())                  # between equal ones there is no threshold
-        out[l] = round(float((s[k] + (s[k+1] if k+1 < len(s) else 0))/2), 4) if y.any() else .5
+        order = np.argsort(-p)
+        s = p[order]
+        f1 = 2 * y[order].cumsum() / (np.arange(len(p)) + 1 + y.sum())
+        k = int(
+            np.where(np.append(s[1:] < s[:-1], True), f1, -1).argmax()
+        )  # between equal ones there is no threshold
+        out[l] = (
+            round(float((s[k] + (s[k + 1] if k + 1 < len(s) else 0)) / 2), 4) if y.any() else 0.5
+        )
     return out
+
 
 def _constant_f1(truth):
     "Micro F1 of the best answer that is always the same: the k most frequent labels"
     n = np.sort(truth.sum(0))[::-1]
-    return (2*n.cumsum()/(len(truth)*(np.arange(len(n))+1) + n.sum())).max()
+    return (2 * n.cumsum() / (len(truth) * (np.arange(len(n)) + 1) + n.sum())).max()
 
-def score_multi(truth, probs, thresholds:dict=None, labels:list=()) -> dict:
+
+def score_multi(truth, probs, thresholds: dict = None, labels: list = ()) -> dict:
     "accuracy (the most probable label is a true one), n, low, high (Wilson 95 %), constant; micro_f1, macro_f1, constant_f1 (micro); lrap (label ranking average precision)"
-    said, n = probs >= _levels(thresholds, labels or range(truth.shape[1])), len(truth); right = truth[np.arange(n), probs.argmax(1)]
-    low, high = proportion_confint(right.sum(), n, method='wilson'); f1 = partial(precision_recall_fscore_support, truth, said, zero_division=0)
-    return {k: round(float(v), 4) for k, v in dict(accuracy=right.mean(), n=n, low=low, high=high, micro_f1=f1(average='micro')[2], macro_f1=f1(average='macro')[2],
-            lrap=label_ranking_average_precision_score(truth, probs), constant=truth.mean(0).max(), constant_f1=_constant_f1(truth)).items()} | {'n': n}
+    said, n = probs >= _levels(thresholds, labels or range(truth.shape[1])), len(truth)
+    right = truth[np.arange(n), probs.argmax(1)]
+    low, high = proportion_confint(right.sum(), n, method='wilson')
+    f1 = partial(precision_recall_fscore_support, truth, said, zero_division=0)
+    return {
+        k: round(float(v), 4)
+        for k, v in dict(
+            accuracy=right.mean(),
+            n=n,
+            low=low,
+            high=high,
+            micro_f1=f1(average='micro')[2],
+            macro_f1=f1(average='macro')[2],
+            lrap=label_ranking_average_precision_score(truth, probs),
+            constant=truth.mean(0).max(),
+            constant_f1=_constant_f1(truth),
+        ).items()
+    } | {'n': n}
 
 # %% ../nbs/00a_evaluation.ipynb #3008a34c
 def over_seeds(
-    metrics:list,   # of `score` or `score_multi` on the same items, one a seed
+    metrics: list,  # of `score` or `score_multi` on the same items, one a seed
 ) -> dict:
     "Means of all metrics over seeds, with Wilson low and high of the mean accuracy, its `sd`, the number of `seeds`, and `each` accuracy"
-    n = metrics[0]['n']; each = [round(m['accuracy']*n)/n for m in metrics]; low, high = proportion_confint(np.mean(each)*n, n, method='wilson')
-    means = {k: np.mean([m[k] for m in metrics]) for k in metrics[0]} | dict(accuracy=np.mean(each), low=low, high=high, sd=np.std(each, ddof=1) if len(each) > 1 else 0.)
-    return {k: round(float(v), 5) for k, v in means.items()} | dict(n=n, seeds=len(each), each=[round(a, 5) for a in each])
+    n = metrics[0]['n']
+    each = [round(m['accuracy'] * n) / n for m in metrics]
+    low, high = proportion_confint(np.mean(each) * n, n, method='wilson')
+    means = {k: np.mean([m[k] for m in metrics]) for k in metrics[0]} | dict(
+        accuracy=np.mean(each),
+        low=low,
+        high=high,
+        sd=np.std(each, ddof=1) if len(each) > 1 else 0.0,
+    )
+    return {k: round(float(v), 5) for k, v in means.items()} | dict(
+        n=n, seeds=len(each), each=[round(a, 5) for a in each]
+    )
 
 # %% ../nbs/00a_evaluation.ipynb #a1bdab9a
 @dataclass
 class Report:
     "Predictions of one split beside the truth"
-    labels:list
-    items:pd.DataFrame           # path and label, a row an item
-    probs:np.ndarray             # (N, C)
-    name:str = 'test'
-    preview:callable = None      # path -> HTML that lets one hear or see the item
-    thresholds:dict = None       # of each label, where items have several
+
+    labels: list
+    items: pd.DataFrame  # path and label, a row an item
+    probs: np.ndarray  # (N, C)
+    name: str = 'test'
+    preview: callable = None  # path -> HTML that lets one hear or see the item
+    thresholds: dict = None  # of each label, where items have several
 
     @property
-    def several(self): return len(self.items) > 0 and isinstance(self.items.label.iloc[0], list)
+    def several(self):
+        return len(self.items) > 0 and isinstance(self.items.label.iloc[0], list)
+
     @property
-    def truth(self): return one_hot(self.items.label, self.labels)                             # (N, C)
+    def truth(self):
+        return one_hot(self.items.label, self.labels)  # (N, C)
+
     @property
     def metrics(self):
-        return score_multi(self.truth, self.probs, self.thresholds, self.labels) if self.several else score(self.items.label.tolist(), self.probs, self.labels)
+        return (
+            score_multi(self.truth, self.probs, self.thresholds, self.labels)
+            if self.several
+            else score(self.items.label.tolist(), self.probs, self.labels)
+        )
+
     @property
-    def predicted(self): return np.array(self.labels)[self.probs.argmax(1)]
+    def predicted(self):
+        return np.array(self.labels)[self.probs.argmax(1)]
+
     @property
-    def right(self): return self.truth[np.arange(len(self.truth)), self.probs.argmax(1)]
+    def right(self):
+        return self.truth[np.arange(len(self.truth)), self.probs.argmax(1)]
+
 
 @patch
-def per_class(self:Report) -> pd.DataFrame:
+def per_class(self: Report) -> pd.DataFrame:
     "Precision, recall, F1 and number of items of each label"
-    both = dict(y_true=self.truth, y_pred=self.probs >= _levels(self.thresholds, self.labels)) if self.several else dict(y_true=self.items.label, y_pred=self.predicted, labels=self.labels)
+    both = (
+        dict(y_true=self.truth, y_pred=self.probs >= _levels(self.thresholds, self.labels))
+        if self.several
+        else dict(y_true=self.items.label, y_pred=self.predicted, labels=self.labels)
+    )
     p, r, f, n = precision_recall_fscore_support(**both, zero_division=0)
     return pd.DataFrame(dict(precision=p, recall=r, f1=f, n=n), index=self.labels).round(3)
 
+
 @patch
-def table(self:Report) -> pd.DataFrame:
+def table(self: Report) -> pd.DataFrame:
     "The figures of `score` as one row"
     return pd.DataFrame([self.metrics], index=[self.name])
 
 # %% ../nbs/00a_evaluation.ipynb #95ff90b9
 @patch
-def show_confusion(self:Report, ax=None):
+def show_confusion(self: Report, ax=None):
     "Confusion matrix as a heat map: rows true, columns predicted, counts; an item with several labels counts in the row of each"
-    k = len(self.labels); ax = ax or plt.subplots(figsize=(1.5+.42*k, 1+.38*k))[1]
+    k = len(self.labels)
+    ax = ax or plt.subplots(figsize=(1.5 + 0.42 * k, 1 + 0.38 * k))[1]
     m = self.truth.T.astype(int) @ one_hot(self.predicted, self.labels)
-    sns.heatmap(m, annot=k <= 30, fmt='d', cmap='Blues', cbar=False, square=True, ax=ax, linewidths=.5, linecolor='#eee',
-                mask=m == 0, xticklabels=self.labels, yticklabels=self.labels)
-    ax.set(xlabel='predicted', ylabel='true'); ax.set_facecolor('#fbfbfb'); ax.tick_params(length=0)
+    sns.heatmap(
+        m,
+        annot=k <= 30,
+        fmt='d',
+        cmap='Blues',
+        cbar=False,
+        square=True,
+        ax=ax,
+        linewidths=0.5,
+        linecolor='#eee',
+        mask=m == 0,
+        xticklabels=self.labels,
+        yticklabels=self.labels,
+    )
+    ax.set(xlabel='predicted', ylabel='true')
+    ax.set_facecolor('#fbfbfb')
+    ax.tick_params(length=0)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha='right')
     return ax
 
+
 @patch
-def mistakes(self:Report, k:int=6) -> pd.DataFrame:
+def mistakes(self: Report, k: int = 6) -> pd.DataFrame:
     "The `k` wrong answers given with most confidence: path, label, predicted, prob"
     t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1))
     return t[~self.right].nlargest(k, 'prob').round({'prob': 3})
 
 # %% ../nbs/00a_evaluation.ipynb #1875d5d2
 @patch
-def show_reliability(self:Report, bins:int=10, ax=None):
+def show_reliability(self: Report, bins: int = 10, ax=None):
     "How often answers are right, by how sure they are, with Wilson intervals; grey: where the items lie; gives the axes"
     conf, ax = self.probs.max(1), ax or plt.subplots(figsize=(3.8, 3))[1]
-    t = pd.DataFrame(dict(conf=conf, right=self.right)).groupby(np.minimum((conf*bins).astype(int), bins-1)).agg(conf=('conf', 'mean'), right=('right', 'sum'), n=('right', 'size'))
-    low, high = proportion_confint(t.right, t.n, method='wilson'); share = t.right/t.n
-    ax.plot([0, 1], [0, 1], ':', color='grey'); ax.bar((t.index+.5)/bins, t.n/t.n.sum(), 1/bins, color='#ddd'); ax.errorbar(t.conf, share, [share-low, high-share], fmt='o', capsize=2, ms=4)
-    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='stated confidence', ylabel='share that is right'); sns.despine(); return ax
+    t = (
+        pd.DataFrame(dict(conf=conf, right=self.right))
+        .groupby(np.minimum((conf * bins).astype(int), bins - 1))
+        .agg(conf=('conf', 'mean'), right=('right', 'sum'), n=('right', 'size'))
+    )
+    low, high = proportion_confint(t.right, t.n, method='wilson')
+    share = t.right / t.n
+    ax.plot([0, 1], [0, 1], ':', color='grey')
+    ax.bar((t.index + 0.5) / bins, t.n / t.n.sum(), 1 / bins, color='#ddd')
+    ax.errorbar(t.conf, share, [share - low, high - share], fmt='o', capsize=2, ms=4)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='stated confidence', ylabel='share that is right')
+    sns.despine()
+    return ax
 
 # %% ../nbs/00a_evaluation.ipynb #2c775e2a
 @patch
-def errors(self:Report) -> dict:
+def errors(self: Report) -> dict:
     "`of`: number of items of each label; `wrong`: a row (name, label, predicted) for each wrong answer"
     names = [Path(p).stem for p in self.items.path]
-    if len(set(names)) < len(names): names = ['/'.join(Path(p).with_suffix('').parts[-2:]) for p in self.items.path]     # in folders, each with its own 1.jpg
+    if len(set(names)) < len(names):
+        names = [
+            '/'.join(Path(p).with_suffix('').parts[-2:]) for p in self.items.path
+        ]  # in folders, each with its own 1.jpg
     t = self.items.assign(predicted=self.predicted, name=names)[~self.right]
-    return dict(of={l: int(n) for l, n in self.items.label.explode().value_counts().sort_index().items()}, wrong=t[['name', 'label', 'predicted']].to_numpy().tolist())
+    return dict(
+        of={l: int(n) for l, n in self.items.label.explode().value_counts().sort_index().items()},
+        wrong=t[['name', 'label', 'predicted']].to_numpy().tolist(),
+    )
 
 # %% ../nbs/00a_evaluation.ipynb #0255f192
-def temper(probs, temperature:float) -> np.ndarray:
+def temper(probs, temperature: float) -> np.ndarray:
     "Probabilities (N, C) sharpened (below 1) or softened (above 1): p^(1/temperature), normalised"
-    if temperature == 1: return probs
-    q = np.maximum(probs, 1e-9)**(1/temperature)
-    return q/q.sum(1, keepdims=True)
+    if temperature == 1:
+        return probs
+    q = np.maximum(probs, 1e-9) ** (1 / temperature)
+    return q / q.sum(1, keepdims=True)
+
 
 def fit_temperature(probs, truth) -> float:
     "The temperature from 1/4 to 4 with which `probs` (N, C) make the true class numbers (N,) most likely"
-    def loss(log_t): return -np.log(temper(probs, math.exp(log_t))[np.arange(len(truth)), truth]).mean()
+
+    def loss(log_t):
+        return -np.log(temper(probs, math.exp(log_t))[np.arange(len(truth)), truth]).mean()
+
     return math.exp(minimize_scalar(loss, bounds=(-math.log(4), math.log(4)), method='bounded').x)
 
 # %% ../nbs/00a_evaluation.ipynb #f99a7941
-def fit_sure(probs, right, lost:float=.05) -> float:
+def fit_sure(probs, right, lost: float = 0.05) -> float:
     "The confidence below which the share `lost` of the right answers lies"
-    return math.floor(1e4*float(np.quantile(probs.max(1)[right], lost)))/1e4 if right.any() else 0.     # down: rounded up to 1, nothing would be sure
+    return (
+        math.floor(1e4 * float(np.quantile(probs.max(1)[right], lost))) / 1e4
+        if right.any()
+        else 0.0
+    )  # down: rounded up to 1, nothing would be sure
+
 
 def refusals(
-    report:Report,
-    foreign:np.ndarray,      # probabilities (M, C) for things that have none of the labels
-    levels:tuple=(.3, .5, .7, .9),
+    report: Report,
+    foreign: np.ndarray,  # probabilities (M, C) for things that have none of the labels
+    levels: tuple = (0.3, 0.5, 0.7, 0.9),
 ) -> pd.DataFrame:
     "A row a level of confidence: the share of right answers, of wrong ones and of foreign things that lie below it"
-    conf = report.probs.max(1); of = dict(right=conf[report.right], wrong=conf[~report.right], foreign=foreign.max(1))
-    return pd.DataFrame({k: [float((c < l).mean()) if len(c) else np.nan for l in levels] for k, c in of.items()}, index=pd.Index(levels, name='not sure below')).round(3)
+    conf = report.probs.max(1)
+    of = dict(right=conf[report.right], wrong=conf[~report.right], foreign=foreign.max(1))
+    return pd.DataFrame(
+        {k: [float((c < l).mean()) if len(c) else np.nan for l in levels] for k, c in of.items()},
+        index=pd.Index(levels, name='not sure below'),
+    ).round(3)

@@ -26,144 +26,266 @@ from joblib.externals.loky import get_reusable_executor
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
-from .data import DATASETS, Dataset, add_folds, best_constant, replacing, split_items, _few
+from instruments_nbdev.data import (
+    DATASETS,
+    Dataset,
+    add_folds,
+    best_constant,
+    replacing,
+    split_items,
+    _few,
+)
 from .evaluation import Report, over_seeds
-from .training import (Recipe, Run, TrainingError, build, data_hash, device_name, fit, load_model, named, parts_of,
-                                        recipe_from, save_model, versions, _finish, _ready, _working_folder)
+from instruments_nbdev.training import (
+    Recipe,
+    Run,
+    TrainingError,
+    build,
+    data_hash,
+    device_name,
+    fit,
+    load_model,
+    named,
+    parts_of,
+    recipe_from,
+    save_model,
+    versions,
+    _finish,
+    _ready,
+    _working_folder,
+)
 
 # %% ../nbs/01b_experiments.ipynb #09bdc1a3
-_CORES = torch.get_num_threads()    # as the process begins
+_CORES = torch.get_num_threads()  # as the process begins
 
-def threads_each(jobs:int) -> int:
+
+def threads_each(jobs: int) -> int:
     "Threads for each of `jobs` processes on this machine, at least one"
-    return max(1, _CORES//max(jobs, 1))
+    return max(1, _CORES // max(jobs, 1))
 
 # %% ../nbs/01b_experiments.ipynb #5234523f
 @contextlib.contextmanager
 def _parallel(jobs, cluster):
     "joblib's `Parallel`: in processes of this machine, or on the workers of the Dask scheduler at `cluster`"
     if cluster:
-        with _client(cluster) as c, parallel_config('dask', client=c): yield Parallel(return_as='generator', batch_size=1)
-    else: yield Parallel(jobs, return_as='generator', batch_size=1)   # one run at a time: they are long, and not equally so
-    if jobs > 1 and not cluster: get_reusable_executor().shutdown()   # idle workers would live on for minutes, and a test run wait for them
+        with _client(cluster) as c, parallel_config('dask', client=c):
+            yield Parallel(return_as='generator', batch_size=1)
+    else:
+        yield Parallel(
+            jobs, return_as='generator', batch_size=1
+        )  # one run at a time: they are long, and not equally so
+    if jobs > 1 and not cluster:
+        get_reusable_executor().shutdown()  # idle workers would live on for minutes, and a test run wait for them
 
-def spread(f,                # called as f(threads, *call)
-           calls:list,       # arguments of each call
-           jobs:int=1,       # processes at a time on this machine
-           cluster:str=None, # address of a Dask scheduler, whose workers do it instead
-           progress:bool=True, desc:str='runs') -> list:
+
+def spread(
+    f,  # called as f(threads, *call)
+    calls: list,  # arguments of each call
+    jobs: int = 1,  # processes at a time on this machine
+    cluster: str = None,  # address of a Dask scheduler, whose workers do it instead
+    progress: bool = True,
+    desc: str = 'runs',
+) -> list:
     "Results of all calls, in order"
-    work = [delayed(partial(_on_worker, f, *c))() if cluster else delayed(f)(threads_each(jobs), *c) for c in calls]   # a call is whole, so that another worker can repeat it
-    with _parallel(jobs, cluster) as par: return list(tqdm(par(work), total=len(work), desc=desc, disable=not progress))
+    work = [
+        delayed(partial(_on_worker, f, *c))() if cluster else delayed(f)(threads_each(jobs), *c)
+        for c in calls
+    ]  # a call is whole, so that another worker can repeat it
+    with _parallel(jobs, cluster) as par:
+        return list(tqdm(par(work), total=len(work), desc=desc, disable=not progress))
 
 # %% ../nbs/01b_experiments.ipynb #71e3bad5
 def _client(address):
     "A client of a Dask scheduler that has workers"
-    try: from distributed import Client
-    except ImportError: raise TrainingError('a cluster needs Dask: pip install "instruments_nbdev[cluster]"') from None
-    try: client = Client(address, set_as_default=False)
-    except (OSError, ValueError): raise TrainingError(f'{address}: no Dask scheduler answers there') from None
-    if not client.scheduler_info()['workers']: client.close(); raise TrainingError(f'{address}: this Dask scheduler has no workers')
+    try:
+        from distributed import Client
+    except ImportError:
+        raise TrainingError(
+            'a cluster needs Dask: pip install "instruments_nbdev[cluster]"'
+        ) from None
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError):
+        raise TrainingError(f'{address}: no Dask scheduler answers there') from None
+    if not client.scheduler_info()['workers']:
+        client.close()
+        raise TrainingError(f'{address}: this Dask scheduler has no workers')
     return client
+
 
 def _on_worker(f, *args):
     "`f` in a thread of a Dask worker, beside no other run, with the worker's share of the machine"
     from distributed import get_worker
-    worker = get_worker(); plt.switch_backend('agg')                  # no window can be opened from a thread
-    with vars(worker).setdefault('_one_run', threading.Lock()): return f(worker.state.nthreads, *args)
 
-def _anywhere(items): return items.assign(path=[os.path.abspath(p) for p in items.path])   # workers have folders of their own to start in
+    worker = get_worker()
+    plt.switch_backend('agg')  # no window can be opened from a thread
+    with vars(worker).setdefault('_one_run', threading.Lock()):
+        return f(worker.state.nthreads, *args)
+
+
+def _anywhere(items):
+    return items.assign(
+        path=[os.path.abspath(p) for p in items.path]
+    )  # workers have folders of their own to start in
 
 # %% ../nbs/01b_experiments.ipynb #953171a6
 def _job(threads, recipe, items, fold, seed, out, kw):
     "One run in whatever process it is; a finished one is not made again"
-    if (Path(out)/'run.json').exists(): return _same_run(Run(out), recipe, items, fold, seed)
+    if (Path(out) / 'run.json').exists():
+        return _same_run(Run(out), recipe, items, fold, seed)
     torch.set_num_threads(threads)
     fit(recipe, items, fold=fold, seed=seed, out=out, resume=True, progress=False, **kw)
     return out
 
+
 def _same_run(run, recipe, items, fold, seed):
     "The folder of a finished run, if it is of this recipe, seed and held-out items"
-    parts = parts_of(recipe, items, fold, seed); held = sorted(Path(p).name for p in parts.path[parts.split != 'train'])
-    if recipe_from(run.record['recipe']) != recipe or run.record['seed'] != seed or sorted(Path(p).name for p in run.predictions.path) != held:
-        raise TrainingError(f'{run.path}: holds a finished run of other settings; remove it or choose another folder')
+    parts = parts_of(recipe, items, fold, seed)
+    held = sorted(Path(p).name for p in parts.path[parts.split != 'train'])
+    if (
+        recipe_from(run.record['recipe']) != recipe
+        or run.record['seed'] != seed
+        or sorted(Path(p).name for p in run.predictions.path) != held
+    ):
+        raise TrainingError(
+            f'{run.path}: holds a finished run of other settings; remove it or choose another folder'
+        )
     return run.path
 
-def run_jobs(calls:list,         # (recipe, items, fold, seed, folder) of each run
-             jobs:int=1,         # processes at a time
-             progress:bool=True,
-             cluster:str=None,   # address of a Dask scheduler
-             **kw                # passed to `training.fit`
-            ) -> list:
+
+def run_jobs(
+    calls: list,  # (recipe, items, fold, seed, folder) of each run
+    jobs: int = 1,  # processes at a time
+    progress: bool = True,
+    cluster: str = None,  # address of a Dask scheduler
+    **kw,  # passed to `training.fit`
+) -> list:
     "Makes the runs that are not finished yet, `jobs` at a time or on a cluster; gives them all, in order"
-    if cluster: calls = [(r, _anywhere(i), f, s, Path(o).absolute()) for r, i, f, s, o in calls]
+    if cluster:
+        calls = [(r, _anywhere(i), f, s, Path(o).absolute()) for r, i, f, s, o in calls]
     return [Run(o) for o in spread(_job, [(*c, kw) for c in calls], jobs, cluster, progress)]
 
 # %% ../nbs/01b_experiments.ipynb #3466bcc0
-def cross_validate(recipe:Recipe,
-        items:pd.DataFrame,      # five folds are made where `recipe.split` names a way, or by group where there is no column `fold`
-        seeds:int=1,             # how many seeds: 0, 1, …
-        out:str=None,            # folder for the runs and the record; default runs/<recipe>-cv
-        jobs:int=1, progress:bool=True,
-        cluster:str=None,        # address of a Dask scheduler, whose workers do it instead
-        **kw):                   # passed to `training.fit`
+def cross_validate(
+    recipe: Recipe,
+    items: pd.DataFrame,  # five folds are made where `recipe.split` names a way, or by group where there is no column `fold`
+    seeds: int = 1,  # how many seeds: 0, 1, …
+    out: str = None,  # folder for the runs and the record; default runs/<recipe>-cv
+    jobs: int = 1,
+    progress: bool = True,
+    cluster: str = None,  # address of a Dask scheduler, whose workers do it instead
+    **kw,
+):  # passed to `training.fit`
     "A run for each fold and seed in `out`, and `out/run.json` with the pooled figures; finished runs are kept; `TrainingError` for a class in one fold only"
-    out = Path(out or f'runs/{recipe.name}-cv'); items = _folded(items, recipe.split)
+    out = Path(out or f'runs/{recipe.name}-cv')
+    items = _folded(items, recipe.split)
     items = items.drop(columns='split', errors='ignore')
     build(recipe.store, paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
-    calls = [(_whole_folds(recipe), items, int(f), s, out/f'fold{f}-seed{s}') for s, f in product(range(seeds), sorted(items.fold.unique()))]
+    calls = [
+        (_whole_folds(recipe), items, int(f), s, out / f'fold{f}-seed{s}')
+        for s, f in product(range(seeds), sorted(items.fold.unique()))
+    ]
     return CV(run_jobs(calls, jobs, progress, cluster, **kw), out).save()
+
 
 def _folded(items, how):
     "Items with folds; `TrainingError` names the classes of which nothing is left to learn from while they are tested"
-    items = add_folds(items, how=how) if how in ('random', 'neighbours') else items if 'fold' in items else add_folds(items)
-    lone = [f'{c} ({len(t)} file{"s"*(len(t) > 1)})' for c, t in items.explode('label').groupby('label') if t.fold.nunique() < 2]
-    if lone: raise TrainingError(f'a class that is in one fold only would be tested without being learned: add recordings of {_few(lone)}, or leave them out')
+    items = (
+        add_folds(items, how=how)
+        if how in ('random', 'neighbours')
+        else items
+        if 'fold' in items
+        else add_folds(items)
+    )
+    lone = [
+        f'{c} ({len(t)} file{"s" * (len(t) > 1)})'
+        for c, t in items.explode('label').groupby('label')
+        if t.fold.nunique() < 2
+    ]
+    if lone:
+        raise TrainingError(
+            f'a class that is in one fold only would be tested without being learned: add recordings of {_few(lone)}, or leave them out'
+        )
     return items
 
-def _whole_folds(recipe): return replace(recipe, split=recipe.split if recipe.split in ('random', 'neighbours') else 'folds')
+
+def _whole_folds(recipe):
+    return replace(
+        recipe, split=recipe.split if recipe.split in ('random', 'neighbours') else 'folds'
+    )
 
 # %% ../nbs/01b_experiments.ipynb #10f61b4d
 def _write_json(path, record):
-    with replacing(path) as tmp: tmp.write_text(json.dumps(record, indent=1))
+    with replacing(path) as tmp:
+        tmp.write_text(json.dumps(record, indent=1))
+
 
 class CV:
     "Runs of several folds and seeds, pooled"
-    def __init__(self, runs:list, path): self.runs, self.path = runs, Path(path)
+
+    def __init__(self, runs: list, path):
+        self.runs, self.path = runs, Path(path)
 
     def table(self) -> pd.DataFrame:
         "Test accuracy, a row a seed, a column a fold"
-        t = [(r.record['seed'], r.record['config']['fold'], r.record['metrics']['test']['accuracy']) for r in self.runs]
-        return pd.DataFrame(t, columns=['seed', 'fold', 'accuracy']).pivot(index='seed', columns='fold', values='accuracy')
+        t = [
+            (r.record['seed'], r.record['config']['fold'], r.record['metrics']['test']['accuracy'])
+            for r in self.runs
+        ]
+        return pd.DataFrame(t, columns=['seed', 'fold', 'accuracy']).pivot(
+            index='seed', columns='fold', values='accuracy'
+        )
 
     def report(self, seed=0) -> Report:
         "All folds of one seed as one `Report`"
         rs = [r.report for r in self.runs if r.record['seed'] == seed]
-        return Report(rs[0].labels, pd.concat([r.items for r in rs], ignore_index=True), np.concatenate([r.probs for r in rs]), f'{len(rs)} folds, seed {seed}')
+        return Report(
+            rs[0].labels,
+            pd.concat([r.items for r in rs], ignore_index=True),
+            np.concatenate([r.probs for r in rs]),
+            f'{len(rs)} folds, seed {seed}',
+        )
 
     def summary(self) -> dict:
         "mean and sd of pooled accuracy over seeds; n different items with Wilson low and high; macro_f1, constant, seeds, folds"
         m = over_seeds([self.report(s).metrics for s in self.table().index])
-        return dict(mean=round(m['accuracy'], 4)) | {k: round(m[k], 4) for k in ('sd', 'low', 'high', 'macro_f1', 'constant')} | dict(n=m['n'], seeds=m['seeds'], folds=self.table().shape[1])
+        return (
+            dict(mean=round(m['accuracy'], 4))
+            | {k: round(m[k], 4) for k in ('sd', 'low', 'high', 'macro_f1', 'constant')}
+            | dict(n=m['n'], seeds=m['seeds'], folds=self.table().shape[1])
+        )
 
     def save(self):
         "Writes `run.json`: the keys of a single run's record, metrics by fold and seed, and `cv`"
-        rec = {k: v for k,v in self.runs[0].record.items() if k not in ('metrics', 'errors', 'epochs', 'seed', 'data_hash', 'seconds')}
-        rec |= dict(seed=self.table().index.tolist(), seconds=round(sum(r.record['seconds'] for r in self.runs), 1), epochs=[],
-                    data_hash=sorted({r.record['data_hash'] for r in self.runs}), cv=self.summary(),
-                    metrics={r.path.name: r.record['metrics']['test'] for r in self.runs}, errors={f'seed{s}': self.report(s).errors() for s in self.table().index})
-        _write_json(self.path/'run.json', rec)
+        rec = {
+            k: v
+            for k, v in self.runs[0].record.items()
+            if k not in ('metrics', 'errors', 'epochs', 'seed', 'data_hash', 'seconds')
+        }
+        rec |= dict(
+            seed=self.table().index.tolist(),
+            seconds=round(sum(r.record['seconds'] for r in self.runs), 1),
+            epochs=[],
+            data_hash=sorted({r.record['data_hash'] for r in self.runs}),
+            cv=self.summary(),
+            metrics={r.path.name: r.record['metrics']['test'] for r in self.runs},
+            errors={f'seed{s}': self.report(s).errors() for s in self.table().index},
+        )
+        _write_json(self.path / 'run.json', rec)
         return self
 
     def __repr__(self):
         s = self.summary()
-        return (f"{self.path.name}: {100*s['mean']:.1f} % ± {100*s['sd']:.1f} over {s['seeds']} seed(s) of {s['folds']} folds, n = {s['n']}, "
-                f"interval {100*s['low']:.1f} to {100*s['high']:.1f} %; constant {100*s['constant']:.1f} %")
+        return (
+            f"{self.path.name}: {100 * s['mean']:.1f} % ± {100 * s['sd']:.1f} over {s['seeds']} seed(s) of {s['folds']} folds, n = {s['n']}, "
+            f"interval {100 * s['low']:.1f} to {100 * s['high']:.1f} %; constant {100 * s['constant']:.1f} %"
+        )
 
 # %% ../nbs/01b_experiments.ipynb #c82d27f7
 SPACES = {}
 
-def add_space(recipe:str, space:dict) -> dict:
+
+def add_space(recipe: str, space: dict) -> dict:
     "`space`, now in `SPACES` for the recipe of that name"
     SPACES[recipe] = space
     return space
@@ -171,84 +293,135 @@ def add_space(recipe:str, space:dict) -> dict:
 # %% ../nbs/01b_experiments.ipynb #122d5720
 def _optuna():
     "Optuna, or a sentence that says how to get it"
-    try: import optuna, optuna.visualization.matplotlib
-    except ImportError: raise TrainingError('a search needs Optuna: pip install "instruments_nbdev[search]"') from None
+    try:
+        import optuna, optuna.visualization.matplotlib
+    except ImportError:
+        raise TrainingError(
+            'a search needs Optuna: pip install "instruments_nbdev[search]"'
+        ) from None
     return optuna
+
 
 @contextlib.contextmanager
 def _hushed():
     "Optuna without a log line for each trial, and without its warnings that plots and heartbeats are experimental"
-    o = _optuna(); level = o.logging.get_verbosity(); o.logging.set_verbosity(o.logging.CRITICAL)
+    o = _optuna()
+    level = o.logging.get_verbosity()
+    o.logging.set_verbosity(o.logging.CRITICAL)
     try:
-        with warnings.catch_warnings(): warnings.simplefilter('ignore', o.exceptions.ExperimentalWarning); yield o
-    finally: o.logging.set_verbosity(level)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', o.exceptions.ExperimentalWarning)
+            yield o
+    finally:
+        o.logging.set_verbosity(level)
+
 
 def _distribution(field, values):
     "Optuna's distribution for one field of a space"
     d = _optuna().distributions
     try:
         if not isinstance(values, dict):
-            if isinstance(values, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in values): return d.CategoricalDistribution(values)
+            if isinstance(values, (list, tuple)) and all(
+                isinstance(v, (str, int, float)) for v in values
+            ):
+                return d.CategoricalDistribution(values)
             raise ValueError
         whole = isinstance(values['low'], int) and isinstance(values['high'], int)
         return (d.IntDistribution if whole else d.FloatDistribution)(**values)
     except (KeyError, TypeError, ValueError):
-        raise TrainingError(f'space: {field} is neither a tuple of choices nor a range dict(low=…, high=…): {values}') from None
+        raise TrainingError(
+            f'space: {field} is neither a tuple of choices nor a range dict(low=…, high=…): {values}'
+        ) from None
 
 # %% ../nbs/01b_experiments.ipynb #543841f4
-def draw(space:dict, seed:int, k:int) -> dict:
+def draw(space: dict, seed: int, k: int) -> dict:
     "Random values for trial `k` of a search with this seed, by Optuna's `RandomSampler`"
     n = int(np.random.SeedSequence((seed, k)).generate_state(1)[0])
-    with _hushed() as o: return o.create_study(sampler=o.samplers.RandomSampler(n)).ask({f: _distribution(f, v) for f, v in space.items()}).params
+    with _hushed() as o:
+        return (
+            o.create_study(sampler=o.samplers.RandomSampler(n))
+            .ask({f: _distribution(f, v) for f, v in space.items()})
+            .params
+        )
+
 
 def _with_argument(spec, name, value):
     "A spec with the argument that a dotted name ends in"
     field, _, arg = name.partition('.')
-    if not (isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], dict)): raise TrainingError(f'{name}: the recipe has no spec called {field!r}')
-    part = named(spec[0]); known = {a for c in getattr(part, '__mro__', [part]) if c is not object for a in signature(c).parameters}
-    if arg not in known: raise TrainingError(f'{name}: {spec[0]} has no argument {arg!r}')
+    if not (isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], dict)):
+        raise TrainingError(f'{name}: the recipe has no spec called {field!r}')
+    part = named(spec[0])
+    known = {
+        a
+        for c in getattr(part, '__mro__', [part])
+        if c is not object
+        for a in signature(c).parameters
+    }
+    if arg not in known:
+        raise TrainingError(f'{name}: {spec[0]} has no argument {arg!r}')
     return spec[0], spec[1] | {arg: value}
 
-def configure(recipe:Recipe, params:dict) -> Recipe:
+
+def configure(recipe: Recipe, params: dict) -> Recipe:
     "`recipe` with other values: `lr` is a field, `body.arch` the argument `arch` of the spec `body`; `TrainingError` names what it does not know"
     r = asdict(recipe)
     for name, v in params.items():
-        field = name.partition('.')[0]; r[field] = _with_argument(r.get(field), name, v) if '.' in name else v
+        field = name.partition('.')[0]
+        r[field] = _with_argument(r.get(field), name, v) if '.' in name else v
     return recipe_from(r)
 
 # %% ../nbs/01b_experiments.ipynb #e1e50663
-class _Ended(Exception): "A trial has its result, and `fit` need not write any files"
+class _Ended(Exception):
+    "A trial has its result, and `fit` need not write any files"
+
 
 class _Watch(Callback):
     "Reports every epoch of a training to an Optuna trial, which may prune it; leaves its `value`, that of the kept epoch"
-    order = 63                                                # when `History` has its row and `Best` has seen it
-    def __init__(self, trial): self.trial, self.value = trial, math.nan
+
+    order = 63  # when `History` has its row and `Best` has seen it
+
+    def __init__(self, trial):
+        self.trial, self.value = trial, math.nan
+
     def after_epoch(self):
         row = self.learn.history.rows[-1]
-        if not math.isfinite(row['train_loss'] + row['valid_loss']): self.fail('the loss is not a number')
+        if not math.isfinite(row['train_loss'] + row['valid_loss']):
+            self.fail('the loss is not a number')
         self.trial.report(row['valid_accuracy'], row['epoch'])
-        if self.trial.should_prune(): raise _optuna().TrialPruned(f'in epoch {row["epoch"]}')
+        if self.trial.should_prune():
+            raise _optuna().TrialPruned(f'in epoch {row["epoch"]}')
+
     def after_fit(self):
         best = getattr(self.learn, 'best', None)
         self.value = best.score[0] if best else self.learn.history.rows[-1]['valid_accuracy']
         raise _Ended('trained')
-    def fail(self, why): self.trial.set_user_attr('failed', why); raise _Ended(why)
+
+    def fail(self, why):
+        self.trial.set_user_attr('failed', why)
+        raise _Ended(why)
 
 # %% ../nbs/01b_experiments.ipynb #1951a48b
-def _masked(url): return re.sub(r'(://[^:/@]*):[^@]*@', r'\1:…@', str(url))
+def _masked(url):
+    return re.sub(r'(://[^:/@]*):[^@]*@', r'\1:…@', str(url))
+
 
 def _journal(path, lock):
     "Optuna's storage in a file"
     journal, whole = _optuna().storages.journal, b''
     with FileLock(lock):
-        if Path(path).exists(): whole = Path(path).read_bytes()
-        if whole and not whole.startswith(b'{"op_code"'): raise ValueError('not a journal')       # nothing is appended to a diary
-        if whole and not whole.endswith(b'\n'): os.truncate(path, whole.rfind(b'\n')+1)
+        if Path(path).exists():
+            whole = Path(path).read_bytes()
+        if whole and not whole.startswith(b'{"op_code"'):
+            raise ValueError('not a journal')  # nothing is appended to a diary
+        if whole and not whole.endswith(b'\n'):
+            os.truncate(path, whole.rfind(b'\n') + 1)
     return _optuna().storages.JournalStorage(journal.JournalFileBackend(str(path), FileLock(lock)))
+
 
 def _database(url):
     "Optuna's storage in a database; a connection is not kept through a long epoch, in which it may be cut"
     from sqlalchemy.pool import NullPool
+
     return _optuna().storages.RDBStorage(url, dict(poolclass=NullPool), heartbeat_interval=60)
 
 # %% ../nbs/01b_experiments.ipynb #a55c516c
@@ -257,189 +430,353 @@ def trials_of(study) -> dict:
     found = {}
     for t in sorted(study.get_trials(deepcopy=False), key=lambda t: t.number):
         interrupted = t.state.name == 'FAIL' and 'failed' not in t.user_attrs
-        if 'k' in t.user_attrs and not interrupted: found.setdefault(t.user_attrs['k'], t)
+        if 'k' in t.user_attrs and not interrupted:
+            found.setdefault(t.user_attrs['k'], t)
     return dict(sorted(found.items()))
 
 # %% ../nbs/01b_experiments.ipynb #c6a6957f
 def _free(lock):
     "Has the process that held this lock ended?"
     try:
-        with FileLock(lock, timeout=0): return True
-    except Timeout: return False
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
+
 
 class _Search:
     "What each process at work on a search knows: what is tried (`plan`), on what, and where it is kept"
+
     def __init__(self, recipe, items, space, seed, trials, storage, out, kw):
-        self.recipe, self.items, self.trials, self.kw, database = recipe, items, trials, kw, '://' in str(storage)
-        self.where = str(storage) if database else os.path.abspath(storage or out/'study.journal')
-        self.place = out/'.running' if database else Path(self.where).with_name(f'.{Path(self.where).name}.running')
+        self.recipe, self.items, self.trials, self.kw, database = (
+            recipe,
+            items,
+            trials,
+            kw,
+            '://' in str(storage),
+        )
+        self.where = str(storage) if database else os.path.abspath(storage or out / 'study.journal')
+        self.place = (
+            out / '.running'
+            if database
+            else Path(self.where).with_name(f'.{Path(self.where).name}.running')
+        )
         self.here = f'{platform.node()}:{self.place}' if database else ''
         valid = items.label[items.split == 'valid'].tolist()
-        plan = dict(recipe=asdict(recipe), space=space, seed=seed, data_hash=_items_hash(items), n=len(valid),
-                    constant=round(best_constant(valid)[1], 4), device=device_name(), versions=versions())
+        plan = dict(
+            recipe=asdict(recipe),
+            space=space,
+            seed=seed,
+            data_hash=_items_hash(items),
+            n=len(valid),
+            constant=round(best_constant(valid)[1], 4),
+            device=device_name(),
+            versions=versions(),
+        )
         self.plan = json.loads(json.dumps(plan))
+
 
 def _items_hash(items):
     names = items.assign(path=[Path(p).name for p in items.path])[['path', 'label', 'split']]
     return blake2b(names.to_csv(index=False).encode(), digest_size=8).hexdigest()
 
-@patch
-def connect(self:_Search):
-    "The Optuna study, new or begun before"
-    with _hushed() as o:
-        name, storage = f'{self.recipe.name}-seed{self.plan["seed"]}', _database(self.where) if '://' in self.where else _journal(self.where, self.place/'journal')
-        how = dict(sampler=o.samplers.RandomSampler(0), pruner=o.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=self.recipe.epochs//5))
-        try: return o.load_study(study_name=name, storage=storage, **how)
-        except KeyError: return o.create_study(study_name=name, storage=storage, direction='maximize', load_if_exists=True, **how)
 
 @patch
-def open(self:_Search):
+def connect(self: _Search):
+    "The Optuna study, new or begun before"
+    with _hushed() as o:
+        name, storage = (
+            f'{self.recipe.name}-seed{self.plan["seed"]}',
+            _database(self.where)
+            if '://' in self.where
+            else _journal(self.where, self.place / 'journal'),
+        )
+        how = dict(
+            sampler=o.samplers.RandomSampler(0),
+            pruner=o.pruners.MedianPruner(
+                n_startup_trials=5, n_warmup_steps=self.recipe.epochs // 5
+            ),
+        )
+        try:
+            return o.load_study(study_name=name, storage=storage, **how)
+        except KeyError:
+            return o.create_study(
+                study_name=name, storage=storage, direction='maximize', load_if_exists=True, **how
+            )
+
+
+@patch
+def open(self: _Search):
     "The study; `TrainingError` if its storage cannot be used, or holds a search of something else"
     self.place.mkdir(parents=True, exist_ok=True)
-    try: study = self.connect(); plan = study.user_attrs.get('plan') or study.set_user_attr('plan', self.plan) or self.plan
-    except Exception as e: raise TrainingError(f'{_masked(self.where)}: cannot be used as storage ({(str(e) or repr(e)).splitlines()[0]})') from e
+    try:
+        study = self.connect()
+        plan = study.user_attrs.get('plan') or study.set_user_attr('plan', self.plan) or self.plan
+    except Exception as e:
+        raise TrainingError(
+            f'{_masked(self.where)}: cannot be used as storage ({(str(e) or repr(e)).splitlines()[0]})'
+        ) from e
     other = [k for k in ('recipe', 'space', 'seed', 'data_hash') if plan[k] != self.plan[k]]
-    if other: raise TrainingError(f'{_masked(self.where)}: the search there was begun with another {other[0].removesuffix("_hash")}; choose another folder or storage')
+    if other:
+        raise TrainingError(
+            f'{_masked(self.where)}: the search there was begun with another {other[0].removesuffix("_hash")}; choose another folder or storage'
+        )
     return study
 
 # %% ../nbs/01b_experiments.ipynb #e65e7847
-def _trials(study, state): return study.get_trials(deepcopy=False, states=(_optuna().trial.TrialState[state],))
+def _trials(study, state):
+    return study.get_trials(deepcopy=False, states=(_optuna().trial.TrialState[state],))
+
 
 @patch
-def lost(self:_Search, study):
+def lost(self: _Search, study):
     "Numbers of running trials whose process has ended"
-    return {t.number for t in _trials(study, 'RUNNING') if t.user_attrs.get('at', self.here) == self.here and _free(self.place/f'trial{t.number}.lock')}
+    return {
+        t.number
+        for t in _trials(study, 'RUNNING')
+        if t.user_attrs.get('at', self.here) == self.here
+        and _free(self.place / f'trial{t.number}.lock')
+    }
+
 
 @patch
-def reap(self:_Search, study):
+def reap(self: _Search, study):
     "Ends the trials of killed processes, so that they are done again"
-    _optuna().storages.fail_stale_trials(study)            # by their heartbeat
+    _optuna().storages.fail_stale_trials(study)  # by their heartbeat
     dead = self.lost(study)
-    if dead: time.sleep(2); dead &= self.lost(study)
+    if dead:
+        time.sleep(2)
+        dead &= self.lost(study)
     for n in dead:
-        with contextlib.suppress(ValueError): study.tell(n, state=_optuna().trial.TrialState.FAIL)   # unless another was faster
-        shutil.rmtree(self.place/f'trial{n}', ignore_errors=True); (self.place/f'trial{n}.lock').unlink(missing_ok=True)
+        with contextlib.suppress(ValueError):
+            study.tell(n, state=_optuna().trial.TrialState.FAIL)  # unless another was faster
+        shutil.rmtree(self.place / f'trial{n}', ignore_errors=True)
+        (self.place / f'trial{n}.lock').unlink(missing_ok=True)
+
 
 @patch
-def left(self:_Search, study):
+def left(self: _Search, study):
     "Numbers `k` of the trials that nobody has begun"
-    with _hushed(), FileLock(self.place/'claim'): self.reap(study)
+    with _hushed(), FileLock(self.place / 'claim'):
+        self.reap(study)
     found = trials_of(study)
     return [k for k in range(self.trials) if k not in found or found[k].state.name == 'WAITING']
 
+
 @patch
-def queue(self:_Search, study):
+def queue(self: _Search, study):
     "Is there a trial to begin? If none waits, the next one is made"
-    found = trials_of(study); new = [k for k in range(self.trials) if k not in found][:1]
-    if waiting := _trials(study, 'WAITING'): return waiting
+    found = trials_of(study)
+    new = [k for k in range(self.trials) if k not in found][:1]
+    if waiting := _trials(study, 'WAITING'):
+        return waiting
     for k in new:
-        params, state = draw(self.plan['space'], self.plan['seed'], k), _optuna().trial.TrialState.WAITING
-        study.add_trial(_optuna().trial.create_trial(state=state, params=params, distributions={f: _distribution(f, v) for f, v in self.plan['space'].items()}, user_attrs=dict(k=k)))
+        params, state = (
+            draw(self.plan['space'], self.plan['seed'], k),
+            _optuna().trial.TrialState.WAITING,
+        )
+        study.add_trial(
+            _optuna().trial.create_trial(
+                state=state,
+                params=params,
+                distributions={f: _distribution(f, v) for f, v in self.plan['space'].items()},
+                user_attrs=dict(k=k),
+            )
+        )
     return new
 
 # %% ../nbs/01b_experiments.ipynb #a9d8ad28
 @patch
-def step(self:_Search, threads):
+def step(self: _Search, threads):
     "Begins the next trial, if there is one, and does it; `claim` is held while it is being chosen, `held` while it runs"
-    torch.set_num_threads(threads); study, claim = self.open(), FileLock(self.place/'claim')
+    torch.set_num_threads(threads)
+    study, claim = self.open(), FileLock(self.place / 'claim')
     with _hushed(), claim, contextlib.ExitStack() as held:
         self.reap(study)
-        if self.queue(study): study.optimize(partial(self.attempt, study, claim, held), n_trials=1)
+        if self.queue(study):
+            study.optimize(partial(self.attempt, study, claim, held), n_trials=1)
+
 
 @patch
-def attempt(self:_Search, study, claim, held, trial):
+def attempt(self: _Search, study, claim, held, trial):
     "The validation accuracy of a trial; not a number when it has failed, or is another's"
-    lock = self.place/f'trial{trial.number}.lock'
-    held.callback(lock.unlink, missing_ok=True); held.enter_context(FileLock(lock))
-    trial.set_user_attr('at', self.here); claim.release()
+    lock = self.place / f'trial{trial.number}.lock'
+    held.callback(lock.unlink, missing_ok=True)
+    held.enter_context(FileLock(lock))
+    trial.set_user_attr('at', self.here)
+    claim.release()
     mine = trials_of(study).get(trial.user_attrs.get('k'))
     return self.train(trial) if mine and mine.number == trial.number else math.nan
 
+
 @patch
-def train(self:_Search, trial):
+def train(self: _Search, trial):
     "The value of a trial, which leaves nothing on the disk"
-    watch, begun, out = _Watch(trial), time.time(), self.place/f'trial{trial.number}'
+    watch, begun, out = _Watch(trial), time.time(), self.place / f'trial{trial.number}'
     with contextlib.suppress(_Ended):
-        try: fit(configure(self.recipe, trial.params), self.items, seed=self.plan['seed'], out=out/'run', progress=False, cbs=(watch,), **self.kw)
-        except torch.OutOfMemoryError: trial.set_user_attr('failed', 'not enough memory')
-        finally: trial.set_user_attr('seconds', round(time.time()-begun, 1)); shutil.rmtree(out, ignore_errors=True)
+        try:
+            fit(
+                configure(self.recipe, trial.params),
+                self.items,
+                seed=self.plan['seed'],
+                out=out / 'run',
+                progress=False,
+                cbs=(watch,),
+                **self.kw,
+            )
+        except torch.OutOfMemoryError:
+            trial.set_user_attr('failed', 'not enough memory')
+        finally:
+            trial.set_user_attr('seconds', round(time.time() - begun, 1))
+            shutil.rmtree(out, ignore_errors=True)
     return watch.value
 
 # %% ../nbs/01b_experiments.ipynb #a0a0e0d4
 def _selection(recipe, items):
     "The items to train on and to choose by; not those of the test part"
-    if 'split' not in items: items = split_items(items, 'halves' if recipe.split == 'folds' else recipe.split, fold=1)
+    if 'split' not in items:
+        items = split_items(items, 'halves' if recipe.split == 'folds' else recipe.split, fold=1)
     items = items[items.split != 'test'].reset_index(drop=True)
-    if not (items.split == 'valid').any(): raise TrainingError(f'recipe {recipe.name}: a search chooses on validation, and split {recipe.split!r} has no such part')
+    if not (items.split == 'valid').any():
+        raise TrainingError(
+            f'recipe {recipe.name}: a search chooses on validation, and split {recipe.split!r} has no such part'
+        )
     return items
 
-def search(recipe:Recipe,
-        items:pd.DataFrame,      # with a column `split`; by default fold 1 is halved into validation and test
-        space:dict=None,         # default: the recipe's own, in `SPACES`
-        trials:int=30,
-        storage:str=None,        # path of a journal, or any Optuna URL; default: study.journal in `out`
-        out:str=None,            # folder for the record `search.json`; default runs/<recipe>-search
-        jobs:int=1, seed:int=0, progress:bool=True,
-        cluster:str=None,        # address of a Dask scheduler, whose workers do the trials
-        **kw):                   # passed to `training.fit`
+
+def search(
+    recipe: Recipe,
+    items: pd.DataFrame,  # with a column `split`; by default fold 1 is halved into validation and test
+    space: dict = None,  # default: the recipe's own, in `SPACES`
+    trials: int = 30,
+    storage: str = None,  # path of a journal, or any Optuna URL; default: study.journal in `out`
+    out: str = None,  # folder for the record `search.json`; default runs/<recipe>-search
+    jobs: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+    cluster: str = None,  # address of a Dask scheduler, whose workers do the trials
+    **kw,
+):  # passed to `training.fit`
     "Random search with pruning; the Optuna study. What is finished is kept, so it can be killed, gone on with and shared"
-    out, space = Path(out or f'runs/{recipe.name}-search').absolute(), space or SPACES.get(recipe.name)
-    if not space: raise TrainingError(f'recipe {recipe.name}: no space to search; there are spaces for {", ".join(sorted(SPACES)) or "none"}')
-    for k in range(trials): configure(recipe, draw(space, seed, k))       # what makes no sense is said now
+    out, space = (
+        Path(out or f'runs/{recipe.name}-search').absolute(),
+        space or SPACES.get(recipe.name),
+    )
+    if not space:
+        raise TrainingError(
+            f'recipe {recipe.name}: no space to search; there are spaces for {", ".join(sorted(SPACES)) or "none"}'
+        )
+    for k in range(trials):
+        configure(recipe, draw(space, seed, k))  # what makes no sense is said now
     s = _Search(recipe, _anywhere(_selection(recipe, items)), space, seed, trials, storage, out, kw)
-    study = s.open(); out.mkdir(parents=True, exist_ok=True)
-    if s.left(study): build(recipe.store, paths=s.items.path.tolist(), cache=kw.get('cache'), progress=progress)
-    while todo := s.left(study): spread(s.step, [()]*len(todo), jobs, cluster, progress, 'trials')
-    _write_json(out/'search.json', search_record(study))
+    study = s.open()
+    out.mkdir(parents=True, exist_ok=True)
+    if s.left(study):
+        build(recipe.store, paths=s.items.path.tolist(), cache=kw.get('cache'), progress=progress)
+    while todo := s.left(study):
+        spread(s.step, [()] * len(todo), jobs, cluster, progress, 'trials')
+    _write_json(out / 'search.json', search_record(study))
     return study
 
 # %% ../nbs/01b_experiments.ipynb #1bb642ef
 def search_record(study) -> dict:
     "As plain data: recipe, space, seed; counts of complete, pruned, failed trials; `best`; a row a trial with params, state, value, epochs, seconds, curve"
-    rows = [dict(trial=k, params=t.params, state=dict(FAIL='failed').get(t.state.name, t.state.name.lower()), value=t.value,
-                 epochs=len(t.intermediate_values), seconds=t.user_attrs.get('seconds'), curve=[v for _, v in sorted(t.intermediate_values.items())])
-            | {k: v for k, v in t.user_attrs.items() if k == 'failed'} for k, t in trials_of(study).items()]
+    rows = [
+        dict(
+            trial=k,
+            params=t.params,
+            state=dict(FAIL='failed').get(t.state.name, t.state.name.lower()),
+            value=t.value,
+            epochs=len(t.intermediate_values),
+            seconds=t.user_attrs.get('seconds'),
+            curve=[v for _, v in sorted(t.intermediate_values.items())],
+        )
+        | {k: v for k, v in t.user_attrs.items() if k == 'failed'}
+        for k, t in trials_of(study).items()
+    ]
     plan, done = study.user_attrs['plan'], [r for r in rows if r['state'] == 'complete']
     best = max(done, key=lambda r: r['value'], default=None)
-    counts = {s: sum(r['state'] == s for r in rows) for s in ('complete', 'pruned', 'failed', 'running', 'waiting')}
-    return plan | dict(counts={k: v for k, v in counts.items() if v}, best=best and _best(best, plan), trials=rows)
+    counts = {
+        s: sum(r['state'] == s for r in rows)
+        for s in ('complete', 'pruned', 'failed', 'running', 'waiting')
+    }
+    return plan | dict(
+        counts={k: v for k, v in counts.items() if v}, best=best and _best(best, plan), trials=rows
+    )
+
 
 def _best(row, plan):
-    low, high = proportion_confint(round(row['value']*plan['n']), plan['n'], method='wilson')
-    return {k: row[k] for k in ('trial', 'params', 'value')} | dict(n=plan['n'], low=round(float(low), 4), high=round(float(high), 4), constant=plan['constant'])
+    low, high = proportion_confint(round(row['value'] * plan['n']), plan['n'], method='wilson')
+    return {k: row[k] for k in ('trial', 'params', 'value')} | dict(
+        n=plan['n'], low=round(float(low), 4), high=round(float(high), 4), constant=plan['constant']
+    )
 
-def study_from(record:dict):
+
+def study_from(record: dict):
     "The Optuna study of a record, in memory"
     with _hushed() as o:
-        study = o.create_study(direction='maximize'); dist = {f: _distribution(f, v) for f, v in record['space'].items()}
-        study.set_user_attr('plan', {k: v for k, v in record.items() if k not in ('counts', 'best', 'trials')})
+        study = o.create_study(direction='maximize')
+        dist = {f: _distribution(f, v) for f, v in record['space'].items()}
+        study.set_user_attr(
+            'plan', {k: v for k, v in record.items() if k not in ('counts', 'best', 'trials')}
+        )
         for r in record['trials']:
             state = o.trial.TrialState[dict(failed='FAIL').get(r['state'], r['state'].upper())]
-            attrs = dict(k=r['trial']) | {k: r[k] for k in ('seconds', 'failed') if r.get(k) is not None}
-            study.add_trial(o.trial.create_trial(state=state, value=r['value'], params=r['params'], distributions=dist,
-                                                 intermediate_values=dict(enumerate(r['curve'], 1)), user_attrs=attrs))
+            attrs = dict(k=r['trial']) | {
+                k: r[k] for k in ('seconds', 'failed') if r.get(k) is not None
+            }
+            study.add_trial(
+                o.trial.create_trial(
+                    state=state,
+                    value=r['value'],
+                    params=r['params'],
+                    distributions=dist,
+                    intermediate_values=dict(enumerate(r['curve'], 1)),
+                    user_attrs=attrs,
+                )
+            )
     return study
 
 # %% ../nbs/01b_experiments.ipynb #2152419e
-def search_table(record:dict) -> pd.DataFrame:
+def search_table(record: dict) -> pd.DataFrame:
     "A row a trial: complete ones first, best first; then those that were pruned or have failed"
-    t = pd.DataFrame([{k: r[k] for k in ('trial', 'state', 'value')} | r['params'] | {k: r[k] for k in ('epochs', 'seconds')} for r in record['trials']])
-    return t.sort_values('value', ascending=False, kind='stable').sort_values('state', kind='stable', key=lambda s: s != 'complete', ignore_index=True)
+    t = pd.DataFrame(
+        [
+            {k: r[k] for k in ('trial', 'state', 'value')}
+            | r['params']
+            | {k: r[k] for k in ('epochs', 'seconds')}
+            for r in record['trials']
+        ]
+    )
+    return t.sort_values('value', ascending=False, kind='stable').sort_values(
+        'state', kind='stable', key=lambda s: s != 'complete', ignore_index=True
+    )
 
 # %% ../nbs/01b_experiments.ipynb #38f95703
 def show_search(study) -> list:
     "Optuna's history, importance and parallel coordinates of a study; the three axes"
-    plt.close(plt.figure())            # a backend that is first loaded inside `rc_context` shows no later figure
+    plt.close(
+        plt.figure()
+    )  # a backend that is first loaded inside `rc_context` shows no later figure
     with _hushed() as o, plt.rc_context({'figure.figsize': (7.5, 3), 'font.size': 9}):
         plots, name = o.visualization.matplotlib, 'validation accuracy'
-        axs = [f(study, target_name=name) for f in (plots.plot_optimization_history, plots.plot_param_importances, plots.plot_parallel_coordinate)]
-        for ax in axs: ax.figure.tight_layout()
+        axs = [
+            f(study, target_name=name)
+            for f in (
+                plots.plot_optimization_history,
+                plots.plot_param_importances,
+                plots.plot_parallel_coordinate,
+            )
+        ]
+        for ax in axs:
+            ax.figure.tight_layout()
     return axs
 
 # %% ../nbs/01b_experiments.ipynb #fecc9cc5
-def best_recipe(record:dict, recipe:Recipe=None) -> Recipe:
+def best_recipe(record: dict, recipe: Recipe = None) -> Recipe:
     "The best configuration of a search as a recipe called `<name>-search`; of `recipe`, by default of the one that was searched"
-    if not record['best']: raise TrainingError('a search without a complete trial has no best recipe')
+    if not record['best']:
+        raise TrainingError('a search without a complete trial has no best recipe')
     r = recipe or recipe_from(record['recipe'])
     return replace(configure(r, record['best']['params']), name=f'{r.name}-search')
 
@@ -447,75 +784,146 @@ def best_recipe(record:dict, recipe:Recipe=None) -> Recipe:
 def _aligned(reports):
     "Probabilities (M, N, C) of several reports, for the items and labels of the first"
     a, paths = reports[0], reports[0].items.path.tolist()
+
     def order(r):
         i = pd.Index(r.items.path).get_indexer(paths) if r.items.path.is_unique else np.full(1, -1)
-        same = len(r.items) == len(i) and (i >= 0).all() and r.items.label.iloc[i].tolist() == a.items.label.tolist()
-        if not same or set(r.labels) != set(a.labels): raise TrainingError(f'{a.name} and {r.name}: not reports on the same items and labels')
+        same = (
+            len(r.items) == len(i)
+            and (i >= 0).all()
+            and r.items.label.iloc[i].tolist() == a.items.label.tolist()
+        )
+        if not same or set(r.labels) != set(a.labels):
+            raise TrainingError(f'{a.name} and {r.name}: not reports on the same items and labels')
         return r.probs[i][:, [r.labels.index(l) for l in a.labels]]
+
     return np.stack([order(r) for r in reports])
 
-def ensemble(reports:list,      # a `Report` each of several models on the same items
-             weights:list=None  # of each; default: equal
-            ) -> Report:
+
+def ensemble(
+    reports: list,  # a `Report` each of several models on the same items
+    weights: list = None,  # of each; default: equal
+) -> Report:
     "The `Report` of the mean of their probabilities; `TrainingError` when the items are not the same"
-    if weights is not None and (len(weights) != len(reports) or min(weights) < 0 or not sum(weights)):
-        raise TrainingError(f'an ensemble of {len(reports)} needs as many weights, none negative and not all zero, not {weights}')
-    return replace(reports[0], probs=np.average(_aligned(reports), 0, weights), name=f'ensemble of {len(reports)}')
+    if weights is not None and (
+        len(weights) != len(reports) or min(weights) < 0 or not sum(weights)
+    ):
+        raise TrainingError(
+            f'an ensemble of {len(reports)} needs as many weights, none negative and not all zero, not {weights}'
+        )
+    return replace(
+        reports[0],
+        probs=np.average(_aligned(reports), 0, weights),
+        name=f'ensemble of {len(reports)}',
+    )
 
 # %% ../nbs/01b_experiments.ipynb #e04dec7e
-def ensemble_gain(reports:list, weights:list=None,
-                  draws:int=2000, # bootstrap samples
-                  seed:int=0) -> pd.DataFrame:
+def ensemble_gain(
+    reports: list,
+    weights: list = None,
+    draws: int = 2000,  # bootstrap samples
+    seed: int = 0,
+) -> pd.DataFrame:
     "A row a model and one for the ensemble: accuracy, n, low, high, constant; gain over the best single one with its paired 95 % bootstrap interval"
     rs = [*reports, ensemble(reports, weights)]
-    right = np.array([replace(rs[0], probs=p).right for p in _aligned(rs)], float); n = right.shape[1]
+    right = np.array([replace(rs[0], probs=p).right for p in _aligned(rs)], float)
+    n = right.shape[1]
     gain = right - right[right[:-1].mean(1).argmax()]
-    shares = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), draws)/n            # (draws, n)
-    low, high = np.quantile(gain @ shares.T, [.025, .975], axis=1)
-    t = pd.DataFrame([r.metrics for r in rs], index=[r.name for r in rs])[['accuracy', 'n', 'low', 'high', 'constant']]
+    shares = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws) / n  # (draws, n)
+    low, high = np.quantile(gain @ shares.T, [0.025, 0.975], axis=1)
+    t = pd.DataFrame([r.metrics for r in rs], index=[r.name for r in rs])[
+        ['accuracy', 'n', 'low', 'high', 'constant']
+    ]
     return t.assign(gain=gain.mean(1), gain_low=low, gain_high=high).round(4)
 
 # %% ../nbs/01b_experiments.ipynb #5a0c11e2
-def soup(runs:list,           # finished, of one recipe on the same data, with other seeds
-         items:pd.DataFrame,  # which they were made of
-         out:str,             # run folder
-         fold:int=None,       # as in `fit`
-         cache:str=None,      # where decoded data is kept
-         progress:bool=True) -> Run:
+def soup(
+    runs: list,  # finished, of one recipe on the same data, with other seeds
+    items: pd.DataFrame,  # which they were made of
+    out: str,  # run folder
+    fold: int = None,  # as in `fit`
+    cache: str = None,  # where decoded data is kept
+    progress: bool = True,
+) -> Run:
     "A run whose network has the mean of their weights; what is chosen on validation is chosen anew. `TrainingError` when they differ in more than their seeds"
-    if not runs: raise TrainingError(f'{out}: no runs to take the mean of')
-    records, seeds = [r.record for r in runs], [r.record['seed'] for r in runs]; recipe = recipe_from(records[0]['recipe'])
-    items = _ready(recipe, items, fold, seeds[0]); store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
+    if not runs:
+        raise TrainingError(f'{out}: no runs to take the mean of')
+    records, seeds = [r.record for r in runs], [r.record['seed'] for r in runs]
+    recipe = recipe_from(records[0]['recipe'])
+    items = _ready(recipe, items, fold, seeds[0])
+    store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
     plan = dict(recipe=records[0]['recipe'], data_hash=data_hash(items, store))
     for r in runs:
-        if any(r.record[k] != v for k, v in plan.items()): raise TrainingError(f'{r.path} has another recipe or other data than {runs[0].path} and the items: no mean of their weights')
-    nets = [load_model(r.path/'model.safetensors') for r in runs]; states = [n.state_dict() for n in nets]
-    nets[0].load_state_dict({k: torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype) for k, v in states[0].items()})
-    facts = dict(seed=seeds, device=records[0]['device'], seconds=sum(r['seconds'] for r in records), config=dict(fold=fold), epochs=[])
-    with _working_folder(out, plan, False) as work: _finish(work, nets[0].to(default_device()), items, store, plan | facts, progress)
+        if any(r.record[k] != v for k, v in plan.items()):
+            raise TrainingError(
+                f'{r.path} has another recipe or other data than {runs[0].path} and the items: no mean of their weights'
+            )
+    nets = [load_model(r.path / 'model.safetensors') for r in runs]
+    states = [n.state_dict() for n in nets]
+    nets[0].load_state_dict(
+        {
+            k: torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype)
+            for k, v in states[0].items()
+        }
+    )
+    facts = dict(
+        seed=seeds,
+        device=records[0]['device'],
+        seconds=sum(r['seconds'] for r in records),
+        config=dict(fold=fold),
+        epochs=[],
+    )
+    with _working_folder(out, plan, False) as work:
+        _finish(work, nets[0].to(default_device()), items, store, plan | facts, progress)
     return Run(out)
 
 # %% ../nbs/01b_experiments.ipynb #abbaea10
-def mcnemar(a:Report, b:Report) -> dict:
+def mcnemar(a: Report, b: Report) -> dict:
     "Items on which both, `only_a`, `only_b`, neither are right, and `n`; exact p of equal models; a sentence, `in_words`"
     x, y = (replace(a, probs=p).right for p in _aligned([a, b]))
-    m = {k: int(v.sum()) for k, v in dict(both=x & y, only_a=x & ~y, only_b=y & ~x, neither=~x & ~y).items()}
-    p = binomtest(m['only_a'], d).pvalue if (d := m['only_a'] + m['only_b']) else 1.
-    verdict = 'equal models would differ so much in fewer than one case of twenty' if p < .05 else 'equal models often differ as much'
-    return m | dict(n=len(x), p=float(p), in_words=f'Of {len(x)} items {a.name} alone is right on {m["only_a"]} and {b.name} alone on {m["only_b"]}: {verdict} (p = {p:.2g}).')
+    m = {
+        k: int(v.sum())
+        for k, v in dict(both=x & y, only_a=x & ~y, only_b=y & ~x, neither=~x & ~y).items()
+    }
+    p = binomtest(m['only_a'], d).pvalue if (d := m['only_a'] + m['only_b']) else 1.0
+    verdict = (
+        'equal models would differ so much in fewer than one case of twenty'
+        if p < 0.05
+        else 'equal models often differ as much'
+    )
+    return m | dict(
+        n=len(x),
+        p=float(p),
+        in_words=f'Of {len(x)} items {a.name} alone is right on {m["only_a"]} and {b.name} alone on {m["only_b"]}: {verdict} (p = {p:.2g}).',
+    )
 
 # %% ../nbs/01b_experiments.ipynb #889cf321
-def recorded(errors:dict # name of a model -> its `Report.errors()`, all on the same items
-            ) -> list:
+def recorded(
+    errors: dict,  # name of a model -> its `Report.errors()`, all on the same items
+) -> list:
     "A `Report` for each: answers are certain, and items on which nobody was wrong have made-up names"
-    if any(isinstance(l, list) for e in errors.values() for _, l, _ in e['wrong']): raise TrainingError(f'{", ".join(errors)}: records of items with several labels do not hold all answers')
-    of = next(iter(errors.values()))['of']; label = {n: l for e in errors.values() for n, l, _ in e['wrong']}; rest = Counter(of); rest.subtract(Counter(label.values()))
-    if any(e['of'] != of for e in errors.values()): raise TrainingError(f'{", ".join(errors)}: not records on the same items')
-    if sum(rest.values()) + len(label) != sum(of.values()) or min(rest.values(), default=0) < 0: raise TrainingError(f'{", ".join(errors)}: two items of one name')
-    items = pd.DataFrame([*label.items(), *((f'{l} {i}', l) for l, k in rest.items() for i in range(k))], columns=['path', 'label'])
+    if any(isinstance(l, list) for e in errors.values() for _, l, _ in e['wrong']):
+        raise TrainingError(
+            f'{", ".join(errors)}: records of items with several labels do not hold all answers'
+        )
+    of = next(iter(errors.values()))['of']
+    label = {n: l for e in errors.values() for n, l, _ in e['wrong']}
+    rest = Counter(of)
+    rest.subtract(Counter(label.values()))
+    if any(e['of'] != of for e in errors.values()):
+        raise TrainingError(f'{", ".join(errors)}: not records on the same items')
+    if sum(rest.values()) + len(label) != sum(of.values()) or min(rest.values(), default=0) < 0:
+        raise TrainingError(f'{", ".join(errors)}: two items of one name')
+    items = pd.DataFrame(
+        [*label.items(), *((f'{l} {i}', l) for l, k in rest.items() for i in range(k))],
+        columns=['path', 'label'],
+    )
+
     def report(name, e):
         said = items.path.map({n: p for n, _, p in e['wrong']}).fillna(items.label)
-        return Report(list(of), items, (said.to_numpy()[:, None] == np.array(list(of))).astype(float), name)
+        return Report(
+            list(of), items, (said.to_numpy()[:, None] == np.array(list(of))).astype(float), name
+        )
+
     return [report(n, e) for n, e in errors.items()]
 
 # %% ../nbs/01b_experiments.ipynb #dc933897
@@ -528,73 +936,193 @@ _CARD = """# {name}
 - **Measured**: {measured} (95 % interval {low:.1f} to {high:.1f} %); macro F1 {macro_f1:.3f}; the best constant answer gets {constant:.1f} %. {seen}
 - **Limits**: {kind}s like those of the data set; {others} will be answered worse than these figures say.
 """
-_BY_FOLDS = dict(trained='all {n} items', seen='The model in this file has seen all of them and was not tested itself.',
-                 measured='{mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} items')
-_BY_PART = dict(trained='the training part', measured='{accuracy:.1f} % of {n} {part} items', seen='The model in this file is the one that was measured.')
-_BY_REST = dict(trained='all items', measured='{accuracy:.1f} % of {n} {part} items, by the same recipe, {by}, trained on the others', seen=_BY_FOLDS['seen'])
-_OTHERS = dict(sound='recordings of other rooms, microphones and mixtures', photo='drawings, other cameras and several of these things at once')
+_BY_FOLDS = dict(
+    trained='all {n} items',
+    seen='The model in this file has seen all of them and was not tested itself.',
+    measured='{mean:.1f} % ± {sd:.1f} accuracy over {seeds} seed(s) of {folds}-fold cross-validation of the same recipe on the same {n} items',
+)
+_BY_PART = dict(
+    trained='the training part',
+    measured='{accuracy:.1f} % of {n} {part} items',
+    seen='The model in this file is the one that was measured.',
+)
+_BY_REST = dict(
+    trained='all items',
+    measured='{accuracy:.1f} % of {n} {part} items, by the same recipe, {by}, trained on the others',
+    seen=_BY_FOLDS['seen'],
+)
+_OTHERS = dict(
+    sound='recordings of other rooms, microphones and mixtures',
+    photo='drawings, other cameras and several of these things at once',
+)
 
-def _unsplit(record): return replace(recipe_from(record['recipe']), split='')
+
+def _unsplit(record):
+    return replace(recipe_from(record['recipe']), split='')
+
 
 def _figures(run, record):
     "Name and figures of what measured a run: a cross-validation of its recipe, or its own test or validation part"
     if 'cv' in record:
-        if _unsplit(record) != _unsplit(run.record): raise TrainingError(f'{run.path}: the cross-validation is of another recipe')
+        if _unsplit(record) != _unsplit(run.record):
+            raise TrainingError(f'{run.path}: the cross-validation is of another recipe')
         return 'cv', record['cv'], _BY_FOLDS
     part = next((p for p in ('test', 'valid') if p in record['metrics']), None)
-    if not part or record != run.record and (run.record['metrics'] or _unsplit(record) != _unsplit(run.record)):
-        raise TrainingError(f'{run.path}: neither a cross-validation nor a tested run says how good it is')
+    if (
+        not part
+        or record != run.record
+        and (run.record['metrics'] or _unsplit(record) != _unsplit(run.record))
+    ):
+        raise TrainingError(
+            f'{run.path}: neither a cross-validation nor a tested run says how good it is'
+        )
     words = _BY_PART if record == run.record else _BY_REST
-    return part, record['metrics'][part], words | (dict(seen=f'Its settings were chosen on these very items. {words["seen"]}') if part == 'valid' else {})
+    return (
+        part,
+        record['metrics'][part],
+        words
+        | (
+            dict(seen=f'Its settings were chosen on these very items. {words["seen"]}')
+            if part == 'valid'
+            else {}
+        ),
+    )
+
 
 def _source(recipe):
     "The data set of a recipe; a person's own folder has no name and no licence"
-    return DATASETS.get(recipe.data) or Dataset('folders', 'sound' if recipe.window else 'photo', "its maker's own folder", 'folders', {}, licence='not stated')
+    return DATASETS.get(recipe.data) or Dataset(
+        'folders',
+        'sound' if recipe.window else 'photo',
+        "its maker's own folder",
+        'folders',
+        {},
+        licence='not stated',
+    )
 
-def _seeds(s): return f'the mean of the weights of seeds {", ".join(map(str, s))}' if isinstance(s, list) else f'seed {s}'
 
-def bundle(run:Run, record:dict, name:str, folder:str) -> Path:
+def _seeds(s):
+    return (
+        f'the mean of the weights of seeds {", ".join(map(str, s))}'
+        if isinstance(s, list)
+        else f'seed {s}'
+    )
+
+
+def bundle(run: Run, record: dict, name: str, folder: str) -> Path:
     "`folder/name.safetensors` with its figures, of a cross-validation or of the run's own record, in it, and the model card `folder/name.md`"
     clf, ds, (part, m, words) = run.model, _source(run.model.recipe), _figures(run, record)
-    clf.summary = {k: record[k] for k in ('temperature', 'sure', 'thresholds') if k in record} | clf.summary | {part: m}
-    pct = dict(by=_seeds(record.get('seed'))) | m | {k: 100*m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m} | dict(part={'valid': 'validation'}.get(part, part))
-    facts = {k: w.format(**pct) for k, w in words.items()} | dict(labels=', '.join(clf.labels), title=ds.title, licence=ds.licence, kind=ds.kind, others=_OTHERS[ds.kind])
-    facts |= dict(one='one or several' if clf.recipe.multi_label else 'one', origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. ' if clf.recipe.weights else '',
-                  sure=f', but below {100*clf.sure:.0f} % of confidence it is not sure' if clf.sure else '')
-    card = _CARD.format(**pct | facts, name=name, about=clf.recipe.about, recipe=clf.recipe.name, made=_seeds(run.record['seed']))
-    Path(folder).mkdir(parents=True, exist_ok=True); (Path(folder)/f'{name}.md').write_text(card, encoding='utf-8')
-    return save_model(clf, Path(folder)/f'{name}.safetensors')
+    clf.summary = (
+        {k: record[k] for k in ('temperature', 'sure', 'thresholds') if k in record}
+        | clf.summary
+        | {part: m}
+    )
+    pct = (
+        dict(by=_seeds(record.get('seed')))
+        | m
+        | {k: 100 * m[k] for k in ('mean', 'sd', 'accuracy', 'low', 'high', 'constant') if k in m}
+        | dict(part={'valid': 'validation'}.get(part, part))
+    )
+    facts = {k: w.format(**pct) for k, w in words.items()} | dict(
+        labels=', '.join(clf.labels),
+        title=ds.title,
+        licence=ds.licence,
+        kind=ds.kind,
+        others=_OTHERS[ds.kind],
+    )
+    facts |= dict(
+        one='one or several' if clf.recipe.multi_label else 'one',
+        origin=f'The body began as pretrained weights, `{clf.recipe.weights}` of `{clf.recipe.body[0]}`. '
+        if clf.recipe.weights
+        else '',
+        sure=f', but below {100 * clf.sure:.0f} % of confidence it is not sure' if clf.sure else '',
+    )
+    card = _CARD.format(
+        **pct | facts,
+        name=name,
+        about=clf.recipe.about,
+        recipe=clf.recipe.name,
+        made=_seeds(run.record['seed']),
+    )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / f'{name}.md').write_text(card, encoding='utf-8')
+    return save_model(clf, Path(folder) / f'{name}.safetensors')
 
 # %% ../nbs/01b_experiments.ipynb #03f89740
 _ways = dict(random=' at random', neighbours=' of neighbours')
+
+
 def _row(path, r):
     m = r.get('cv') or r['metrics'].get('test') or r['metrics'].get('valid') or {}
     acc = m.get('mean', m.get('accuracy'))
-    return dict(run=path.parent.name if path.name == 'run.json' else path.stem, recipe=r['recipe']['name'], accuracy=acc, sd=m.get('sd'), n=m.get('n'), low=m.get('low'), high=m.get('high'),
-                macro_f1=m.get('macro_f1'), constant=m.get('constant'), protocol=_protocol(r), params=r.get('params'), seconds=r['seconds'])
+    return dict(
+        run=path.parent.name if path.name == 'run.json' else path.stem,
+        recipe=r['recipe']['name'],
+        accuracy=acc,
+        sd=m.get('sd'),
+        n=m.get('n'),
+        low=m.get('low'),
+        high=m.get('high'),
+        macro_f1=m.get('macro_f1'),
+        constant=m.get('constant'),
+        protocol=_protocol(r),
+        params=r.get('params'),
+        seconds=r['seconds'],
+    )
 
-def _protocol(r): return f"{r['cv']['folds']} folds{_ways.get(r['recipe']['split'], '')} × {r['cv']['seeds']} seed{'s'*(r['cv']['seeds'] > 1)}" if 'cv' in r else f"{r['recipe']['split']}, {_seeds(r['seed'])}" + ', validation'*('test' not in r['metrics'])
+
+def _protocol(r):
+    return (
+        f"{r['cv']['folds']} folds{_ways.get(r['recipe']['split'], '')} × {r['cv']['seeds']} seed{'s' * (r['cv']['seeds'] > 1)}"
+        if 'cv' in r
+        else f"{r['recipe']['split']}, {_seeds(r['seed'])}"
+        + ', validation' * ('test' not in r['metrics'])
+    )
+
 
 def _records(folder):
     "Paths and contents of run records below `folder`; those inside a cross-validation are left to it"
     for p in sorted(Path(folder).rglob('*.json')):
-        if any(q.startswith('.') for q in p.relative_to(folder).parts): continue
-        try: r = json.loads(p.read_text())
-        except (ValueError, OSError): continue
-        inside = p.parent != Path(folder) and 'cv' not in r and (p.parent.parent/'run.json').exists() if isinstance(r, dict) else True
-        if not inside and {'recipe', 'metrics', 'seconds'} <= set(r) and (r['metrics'] or 'cv' in r): yield p, r      # what was tested on nothing has no place
+        if any(q.startswith('.') for q in p.relative_to(folder).parts):
+            continue
+        try:
+            r = json.loads(p.read_text())
+        except (ValueError, OSError):
+            continue
+        inside = (
+            p.parent != Path(folder) and 'cv' not in r and (p.parent.parent / 'run.json').exists()
+            if isinstance(r, dict)
+            else True
+        )
+        if (
+            not inside
+            and {'recipe', 'metrics', 'seconds'} <= set(r)
+            and (r['metrics'] or 'cv' in r)
+        ):
+            yield p, r  # what was tested on nothing has no place
 
-def leaderboard(folder:str) -> pd.DataFrame:
+
+def leaderboard(folder: str) -> pd.DataFrame:
     "A row a record below `folder`, best accuracy first; `TrainingError` when there is none"
     rows = [_row(p, r) for p, r in _records(folder)]
-    if not rows: raise TrainingError(f'{folder}: no run records there')
+    if not rows:
+        raise TrainingError(f'{folder}: no run records there')
     return pd.DataFrame(rows).sort_values('accuracy', ascending=False, ignore_index=True)
 
 # %% ../nbs/01b_experiments.ipynb #d0520714
-def show_leaderboard(board:pd.DataFrame):
+def show_leaderboard(board: pd.DataFrame):
     "Accuracy with 95 % intervals, a row a run; grey ticks: best constant answer"
-    fig, ax = plt.subplots(figsize=(7, .8+.42*len(board))); y = np.arange(len(board))[::-1]
-    ax.errorbar(board.accuracy, y, xerr=[board.accuracy-board.low, board.high-board.accuracy], fmt='o', capsize=3)
+    fig, ax = plt.subplots(figsize=(7, 0.8 + 0.42 * len(board)))
+    y = np.arange(len(board))[::-1]
+    ax.errorbar(
+        board.accuracy,
+        y,
+        xerr=[board.accuracy - board.low, board.high - board.accuracy],
+        fmt='o',
+        capsize=3,
+    )
     ax.plot(board.constant, y, '|', color='grey', ms=12)
-    ax.set_yticks(y, [f'{r.run} (n={r.n})' for r in board.itertuples()]); ax.set(xlim=(0, 1.02), ylim=(-.6, len(board)-.4), xlabel='accuracy'); sns.despine()
+    ax.set_yticks(y, [f'{r.run} (n={r.n})' for r in board.itertuples()])
+    ax.set(xlim=(0, 1.02), ylim=(-0.6, len(board) - 0.4), xlabel='accuracy')
+    sns.despine()
     return ax

@@ -22,199 +22,397 @@ from fastcore.script import call_parse
 from . import audio_transforms
 from .audio_transforms import LogMel, MelSpectrogram, Spectrogram, to_float
 from .data import DATASETS, DataError, replacing
-from .training import Classifier, Recipe, TrainingError, bundled, device_name, load_model, set_speed, versions, _blank, _small
+from instruments_nbdev.training import (
+    Classifier,
+    Recipe,
+    TrainingError,
+    bundled,
+    device_name,
+    load_model,
+    set_speed,
+    versions,
+    _blank,
+    _small,
+)
 from .transfer import MN_FRONT_END
 
 # %% ../nbs/05a_export.ipynb #a9e7fd6e
 EXTRA = ('onnx', 'onnxscript', 'onnxruntime')
 
+
 def need_onnx(names=EXTRA):
     "`TrainingError` that says which of these packages of the extra `onnx` are missing"
-    if missing := [n for n in names if not find_spec(n)]: raise TrainingError(f'{" and ".join(missing)} cannot be found: pip install "instruments_nbdev[onnx]"')
+    if missing := [n for n in names if not find_spec(n)]:
+        raise TrainingError(
+            f'{" and ".join(missing)} cannot be found: pip install "instruments_nbdev[onnx]"'
+        )
 
 # %% ../nbs/05a_export.ipynb #ee3d4120
 def _bins(spec):
     "The bins (K,) of its transform that a spectrogram uses, and the weights (K, M) of its bands, or None"
-    if not hasattr(spec, 'bank'): return torch.arange(getattr(spec, 'first', 0), getattr(spec, 'end', spec.n_fft//2+1)), None
-    bank = spec.bank[:, ::2] if isinstance(spec, MelSpectrogram) else spec.bank     # there re² and im² have a column each
-    k = bank.any(0).nonzero()[:, 0]; return k, bank[:, k].T.contiguous()
+    if not hasattr(spec, 'bank'):
+        return torch.arange(
+            getattr(spec, 'first', 0), getattr(spec, 'end', spec.n_fft // 2 + 1)
+        ), None
+    bank = (
+        spec.bank[:, ::2] if isinstance(spec, MelSpectrogram) else spec.bank
+    )  # there re² and im² have a column each
+    k = bank.any(0).nonzero()[:, 0]
+    return k, bank[:, k].T.contiguous()
 
-def _side(n): return max(d for d in range(1, math.isqrt(n)+1) if n % d == 0)    # of the most nearly square n = side × other
-def _turns(n, k, size): return 2*math.pi/size*(n*k % size).double()    # whole turns are left out: small angles have exact cosines
+
+def _side(n):
+    return max(
+        d for d in range(1, math.isqrt(n) + 1) if n % d == 0
+    )  # of the most nearly square n = side × other
+
+
+def _turns(n, k, size):
+    return (
+        2 * math.pi / size * (n * k % size).double()
+    )  # whole turns are left out: small angles have exact cosines
+
 
 class OneProduct(nn.Module):
     "What `Spectrogram.rows` makes of frames (B, F, n_fft), by one product with a table"
-    def __init__(self, spec:Spectrogram):
-        super().__init__(); k, bank = _bins(spec); a, w = _turns(torch.arange(spec.n_fft)[:, None], k, spec.n_fft), spec.window[:, None]
-        for name, t in dict(cos=w*a.cos(), sin=w*a.sin(), bank=bank).items(): self.register_buffer(name, t if t is None else t.float())
+
+    def __init__(self, spec: Spectrogram):
+        super().__init__()
+        k, bank = _bins(spec)
+        a, w = _turns(torch.arange(spec.n_fft)[:, None], k, spec.n_fft), spec.window[:, None]
+        for name, t in dict(cos=w * a.cos(), sin=w * a.sin(), bank=bank).items():
+            self.register_buffer(name, t if t is None else t.float())
+
     def forward(self, f):
         p = (f @ self.cos).square() + (f @ self.sin).square()
         return p if self.bank is None else p @ self.bank
 
+
 class TwoProducts(nn.Module):
     "What `Spectrogram.rows` makes of frames (B, F, n_fft), by a product with a table for each of q heaps of samples and one with a table for all"
-    def __init__(self, spec:Spectrogram):
-        super().__init__(); N = spec.n_fft; self.r = r = _side(N); self.q, self.h = q, h = N//r, r//2+1
-        n, k1, k2 = torch.arange(N).view(r, q).T[..., None], torch.arange(h), torch.arange(q); a, b = _turns(n, k1, N), _turns(k2[:, None], k2, q)
-        self.register_buffer('first', (spec.window[n]*torch.cat([a.cos(), -a.sin()], -1)).float())                               # (q, r, 2h)
-        self.register_buffer('second', torch.cat([torch.cat([b.cos(), -b.sin()], 1), torch.cat([b.sin(), b.cos()], 1)]).float()) # (2q, 2q)
-        k, bank = _bins(spec); made = (k1[:, None] + r*k2).flatten(); made = torch.minimum(made, N-made).tolist()              # the bins, in the order in which they come out
-        place = torch.tensor([made.index(i) for i in k.tolist()]); self.register_buffer('place', place)
-        self.register_buffer('bank', bank if bank is None else torch.zeros(len(made), bank.shape[1]).index_copy(0, place, bank))
+
+    def __init__(self, spec: Spectrogram):
+        super().__init__()
+        N = spec.n_fft
+        self.r = r = _side(N)
+        self.q, self.h = q, h = N // r, r // 2 + 1
+        n, k1, k2 = torch.arange(N).view(r, q).T[..., None], torch.arange(h), torch.arange(q)
+        a, b = _turns(n, k1, N), _turns(k2[:, None], k2, q)
+        self.register_buffer(
+            'first', (spec.window[n] * torch.cat([a.cos(), -a.sin()], -1)).float()
+        )  # (q, r, 2h)
+        self.register_buffer(
+            'second',
+            torch.cat(
+                [torch.cat([b.cos(), -b.sin()], 1), torch.cat([b.sin(), b.cos()], 1)]
+            ).float(),
+        )  # (2q, 2q)
+        k, bank = _bins(spec)
+        made = (k1[:, None] + r * k2).flatten()
+        made = torch.minimum(
+            made, N - made
+        ).tolist()  # the bins, in the order in which they come out
+        place = torch.tensor([made.index(i) for i in k.tolist()])
+        self.register_buffer('place', place)
+        self.register_buffer(
+            'bank',
+            bank
+            if bank is None
+            else torch.zeros(len(made), bank.shape[1]).index_copy(0, place, bank),
+        )
+
     def forward(self, f):
-        y = f.unflatten(-1, (self.r, self.q)).permute(0, 3, 1, 2) @ self.first              # (B, q, F, 2h): real parts, imaginary parts
-        y = y.unflatten(-1, (2, self.h)).permute(0, 2, 4, 3, 1).flatten(3) @ self.second    # (B, F, h, 2q)
-        p = (y[..., :self.q].square() + y[..., self.q:].square()).flatten(2)
+        y = (
+            f.unflatten(-1, (self.r, self.q)).permute(0, 3, 1, 2) @ self.first
+        )  # (B, q, F, 2h): real parts, imaginary parts
+        y = (
+            y.unflatten(-1, (2, self.h)).permute(0, 2, 4, 3, 1).flatten(3) @ self.second
+        )  # (B, F, h, 2q)
+        p = (y[..., : self.q].square() + y[..., self.q :].square()).flatten(2)
         return p[..., self.place] if self.bank is None else p @ self.bank
 
 # %% ../nbs/05a_export.ipynb #687f5eb6
-def traceable(clf:Classifier) -> Classifier:
+def traceable(clf: Classifier) -> Classifier:
     "A copy of `clf` on the CPU, in `.eval()`, of plain operations only"
     clf = deepcopy(clf).cpu().eval()
     for m in list(clf.modules()):
-        if isinstance(m, Spectrogram): m.products = TwoProducts(m); m.rows = m.products.forward
-        if isinstance(m, nn.AdaptiveMaxPool2d) and m.output_size in (1, (1, 1)): m.forward = lambda x: x.amax((2, 3), keepdim=True)   # the exporter does not know it
+        if isinstance(m, Spectrogram):
+            m.products = TwoProducts(m)
+            m.rows = m.products.forward
+        if isinstance(m, nn.AdaptiveMaxPool2d) and m.output_size in (1, (1, 1)):
+            m.forward = lambda x: x.amax((2, 3), keepdim=True)  # the exporter does not know it
     return clf
 
-def answer(clf:Classifier, x) -> torch.Tensor:
+
+def answer(clf: Classifier, x) -> torch.Tensor:
     "Probabilities (B, C) of raw sounds (B, T) or photos (B, 3, H, W), as `predict_store` has them: over all views, tempered"
     p = clf.answer(x)
-    return p if clf.recipe.multi_label or clf.temperature == 1 else (p.clamp(min=1e-9).log()/clf.temperature).softmax(1)
+    return (
+        p
+        if clf.recipe.multi_label or clf.temperature == 1
+        else (p.clamp(min=1e-9).log() / clf.temperature).softmax(1)
+    )
+
 
 class Answer(nn.Module):
     "`answer` as a module, which can be drawn as a graph"
-    def __init__(self, clf:Classifier): super().__init__(); self.clf = traceable(clf)
-    def forward(self, x): return answer(self.clf, x)
+
+    def __init__(self, clf: Classifier):
+        super().__init__()
+        self.clf = traceable(clf)
+
+    def forward(self, x):
+        return answer(self.clf, x)
 
 # %% ../nbs/05a_export.ipynb #3ff05043
-VERSION = 1   # of the facts
-_IN = dict(sound='float32 (batch, {window}): mono at {rate} Hz from -1 to 1; a shorter sound ends in zeros, the answer to a longer one is the mean over '
-           'windows that begin every {hop} samples, the last one ending with the sound, each to the power of the temperature and normalised; the mean to the power of one over it likewise',
-           photo='uint8 (batch, 3, {size}, {size}): the whole photo as a square, red, green, blue')
-_OUT = {True: 'a label is there from its threshold on, each by itself', False: 'one label; below the level `sure` the answer is a guess'}
+VERSION = 1  # of the facts
+_IN = dict(
+    sound='float32 (batch, {window}): mono at {rate} Hz from -1 to 1; a shorter sound ends in zeros, the answer to a longer one is the mean over '
+    'windows that begin every {hop} samples, the last one ending with the sound, each to the power of the temperature and normalised; the mean to the power of one over it likewise',
+    photo='uint8 (batch, 3, {size}, {size}): the whole photo as a square, red, green, blue',
+)
+_OUT = {
+    True: 'a label is there from its threshold on, each by itself',
+    False: 'one label; below the level `sure` the answer is a guess',
+}
+
 
 def _medium(recipe):
     "kind, and rate and window or side, of what a recipe's store holds"
     name, kw = recipe.store
-    if name == 'audio_transforms.sound_store' and recipe.window: return dict(kind='sound', rate=kw['sr'], window=recipe.window)
-    if name == 'custom_cnn.photo_store' and not recipe.window: return dict(kind='photo', size=kw.get('size', 224))
-    raise TrainingError(f'{recipe.name}: only sounds and photos can be written as ONNX, and this is neither ({name})')
+    if name == 'audio_transforms.sound_store' and recipe.window:
+        return dict(kind='sound', rate=kw['sr'], window=recipe.window)
+    if name == 'custom_cnn.photo_store' and not recipe.window:
+        return dict(kind='photo', size=kw.get('size', 224))
+    raise TrainingError(
+        f'{recipe.name}: only sounds and photos can be written as ONNX, and this is neither ({name})'
+    )
 
-def onnx_facts(clf:Classifier) -> dict:
+
+def onnx_facts(clf: Classifier) -> dict:
     "What must be known of a classifier beside its graph, as plain data"
-    r = clf.recipe; m = _medium(r)
-    return dict(version=VERSION, name=r.name, **m, input=_IN[m['kind']].format(**m, hop=max(m.get('window', 0)//2, 1)), output=f'float32 (batch, {len(clf.labels)}), probabilities: {_OUT[r.multi_label]}',
-                labels=clf.labels, several=r.multi_label, thresholds=dict(zip(clf.labels, clf.thresholds.tolist())), temperature=clf.temperature, sure=clf.sure)
+    r = clf.recipe
+    m = _medium(r)
+    return dict(
+        version=VERSION,
+        name=r.name,
+        **m,
+        input=_IN[m['kind']].format(**m, hop=max(m.get('window', 0) // 2, 1)),
+        output=f'float32 (batch, {len(clf.labels)}), probabilities: {_OUT[r.multi_label]}',
+        labels=clf.labels,
+        several=r.multi_label,
+        thresholds=dict(zip(clf.labels, clf.thresholds.tolist())),
+        temperature=clf.temperature,
+        sure=clf.sure,
+    )
 
 # %% ../nbs/05a_export.ipynb #39717263
-def _rms(x): return x.unflatten(1, (_side(x.shape[1]), -1)).square().mean(-1).mean(1, keepdim=True).sqrt()
+def _rms(x):
+    return x.unflatten(1, (_side(x.shape[1]), -1)).square().mean(-1).mean(1, keepdim=True).sqrt()
+
 
 @contextmanager
 def _for_graphs():
     "Inside, a spectrogram takes all sounds of a batch at once, and a level is a mean of means"
-    ways = dict(_parts=lambda f, x, frames: f(x), _rms=_rms); before = {k: getattr(audio_transforms, k) for k in ways}
-    for k, f in ways.items(): setattr(audio_transforms, k, f)
-    try: yield
+    ways = dict(_parts=lambda f, x, frames: f(x), _rms=_rms)
+    before = {k: getattr(audio_transforms, k) for k in ways}
+    for k, f in ways.items():
+        setattr(audio_transforms, k, f)
+    try:
+        yield
     finally:
-        for k, f in before.items(): setattr(audio_transforms, k, f)
+        for k, f in before.items():
+            setattr(audio_transforms, k, f)
+
 
 def _examples(facts, n):
     "`n` raw items of noise; the first sound falls silent half-way"
     g = torch.Generator().manual_seed(0)
-    if facts['kind'] == 'photo': return torch.randint(256, (n, 3, facts['size'], facts['size']), generator=g, dtype=torch.uint8)
-    x = .1*torch.randn(n, facts['window'], generator=g); x[0, facts['window']//2:] = 0; return x
+    if facts['kind'] == 'photo':
+        return torch.randint(
+            256, (n, 3, facts['size'], facts['size']), generator=g, dtype=torch.uint8
+        )
+    x = 0.1 * torch.randn(n, facts['window'], generator=g)
+    x[0, facts['window'] // 2 :] = 0
+    return x
+
 
 def _draw(module, x):
     "The graph of a module that takes batches like `x`, of any size"
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), _for_graphs():   # what the exporter tells itself
+    with (
+        warnings.catch_warnings(),
+        redirect_stderr(io.StringIO()),
+        _for_graphs(),
+    ):  # what the exporter tells itself
         warnings.simplefilter('ignore')
-        p = torch.onnx.export(module.eval(), (x,), dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')},), input_names=['x'], output_names=['probs'], verbose=False)
-    for n in p.model.graph.all_nodes(): n.metadata_props.clear()
+        p = torch.onnx.export(
+            module.eval(),
+            (x,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim('batch')},),
+            input_names=['x'],
+            output_names=['probs'],
+            verbose=False,
+        )
+    for n in p.model.graph.all_nodes():
+        n.metadata_props.clear()
     return p
+
 
 def _program(clf, facts):
     "The graph of a classifier with its facts, not yet written"
     p = _draw(Answer(clf), _examples(facts, 2))
-    p.model.doc_string = f'x: {facts["input"]}. probs: {facts["output"]}'; p.model.metadata_props['instruments_nbdev'] = json.dumps(facts); return p
+    p.model.doc_string = f'x: {facts["input"]}. probs: {facts["output"]}'
+    p.model.metadata_props['instruments_nbdev'] = json.dumps(facts)
+    return p
 
 # %% ../nbs/05a_export.ipynb #b43fd445
-TOLERANCE = 1e-4   # the largest difference of a probability
+TOLERANCE = 1e-4  # the largest difference of a probability
+
 
 def _session(path):
     "A session of onnxruntime with as many threads as torch has"
     import onnxruntime
-    o = onnxruntime.SessionOptions(); o.intra_op_num_threads, o.log_severity_level = torch.get_num_threads(), 3
+
+    o = onnxruntime.SessionOptions()
+    o.intra_op_num_threads, o.log_severity_level = torch.get_num_threads(), 3
     return onnxruntime.InferenceSession(str(path), o, providers=['CPUExecutionProvider'])
 
-def _run(session, x): return session.run(None, {'x': np.ascontiguousarray(x.numpy())})[0]
 
-def apart(clf:Classifier, session, x) -> float:
+def _run(session, x):
+    return session.run(None, {'x': np.ascontiguousarray(x.numpy())})[0]
+
+
+def apart(clf: Classifier, session, x) -> float:
     "The largest difference between the probabilities of raw items `x` by PyTorch and by onnxruntime"
-    with torch.inference_mode(): return float(np.abs(answer(clf, x).numpy() - _run(session, x)).max())
+    with torch.inference_mode():
+        return float(np.abs(answer(clf, x).numpy() - _run(session, x)).max())
+
 
 def _writable(path):
-    if not path.parent.is_dir(): raise TrainingError(f'{path.parent}: no such folder')
-    if path.is_dir(): raise TrainingError(f'{path}: is a folder, not a file to write')
+    if not path.parent.is_dir():
+        raise TrainingError(f'{path.parent}: no such folder')
+    if path.is_dir():
+        raise TrainingError(f'{path}: is a folder, not a file to write')
     return path
 
+
 def export_onnx(
-    clf:Classifier,   # stays as it is
-    path:str,         # the file
+    clf: Classifier,  # stays as it is
+    path: str,  # the file
 ) -> Path:
     "Writes all of a classifier as ONNX: raw sounds or photos in, probabilities out, `onnx_facts` in the metadata; `TrainingError` where that cannot be done"
-    need_onnx(); facts, path, clf = onnx_facts(clf), _writable(Path(path)), set_speed(deepcopy(clf).cpu().eval())
-    try: program = _program(clf, facts)
-    except Exception as e: raise TrainingError(f'{facts["name"]}: this network cannot be written as ONNX ({type(e).__name__})') from None
+    need_onnx()
+    facts, path, clf = onnx_facts(clf), _writable(Path(path)), set_speed(deepcopy(clf).cpu().eval())
+    try:
+        program = _program(clf, facts)
+    except Exception as e:
+        raise TrainingError(
+            f'{facts["name"]}: this network cannot be written as ONNX ({type(e).__name__})'
+        ) from None
     with replacing(path) as tmp:
-        program.save(tmp); d = apart(clf, _session(tmp), _examples(facts, 3))
-        if not d <= TOLERANCE: raise TrainingError(f'{facts["name"]}: as ONNX it answers otherwise, by {d:.1g}; nothing was written')
+        program.save(tmp)
+        d = apart(clf, _session(tmp), _examples(facts, 3))
+        if not d <= TOLERANCE:
+            raise TrainingError(
+                f'{facts["name"]}: as ONNX it answers otherwise, by {d:.1g}; nothing was written'
+            )
     return path
 
 # %% ../nbs/05a_export.ipynb #a90695e5
 class OnnxClassifier(Classifier):
     "What `export_onnx` wrote, answered by onnxruntime: `predict`, `predict_paths` and `timeline` as of the `Classifier` that it was made from"
-    def __init__(self, session, facts:dict):
-        nn.Module.__init__(self); self.session, self.labels, self.summary = session, facts['labels'], {k: facts[k] for k in ('temperature', 'sure', 'thresholds')}
-        store = ('audio_transforms.sound_store', dict(sr=facts['rate'])) if facts['kind'] == 'sound' else ('custom_cnn.photo_store', dict(size=facts['size']))
-        self.recipe = Recipe(facts['name'], store=store, window=facts.get('window', 0), multi_label=facts['several'])   # mirror images are in the graph
-        self.here = nn.Parameter(torch.zeros(0), requires_grad=False)                                                  # says that batches are for the CPU
-    def forward(self, x): return torch.from_numpy(_run(self.session, to_float(x) if self.recipe.window else x))
-    def answer(self, x): return self.probs(self(x))                                                                # views are in the graph, too
+
+    def __init__(self, session, facts: dict):
+        nn.Module.__init__(self)
+        self.session, self.labels, self.summary = (
+            session,
+            facts['labels'],
+            {k: facts[k] for k in ('temperature', 'sure', 'thresholds')},
+        )
+        store = (
+            ('audio_transforms.sound_store', dict(sr=facts['rate']))
+            if facts['kind'] == 'sound'
+            else ('custom_cnn.photo_store', dict(size=facts['size']))
+        )
+        self.recipe = Recipe(
+            facts['name'], store=store, window=facts.get('window', 0), multi_label=facts['several']
+        )  # mirror images are in the graph
+        self.here = nn.Parameter(
+            torch.zeros(0), requires_grad=False
+        )  # says that batches are for the CPU
+
+    def forward(self, x):
+        return torch.from_numpy(_run(self.session, to_float(x) if self.recipe.window else x))
+
+    def answer(self, x):
+        return self.probs(self(x))  # views are in the graph, too
+
     def probs(self, p):
         "Before the temperature"
-        return p if self.recipe.multi_label or self.temperature == 1 else (p.log()*self.temperature).softmax(1)
+        return (
+            p
+            if self.recipe.multi_label or self.temperature == 1
+            else (p.log() * self.temperature).softmax(1)
+        )
 
 # %% ../nbs/05a_export.ipynb #4455cd19
 def _sane(f):
     "Could `onnx_facts` have written these?"
-    names = isinstance(f['labels'], list) and all(isinstance(l, str) for l in f['labels']) and len(set(f['labels'])) == len(f['labels']) > 0
+    names = (
+        isinstance(f['labels'], list)
+        and all(isinstance(l, str) for l in f['labels'])
+        and len(set(f['labels'])) == len(f['labels']) > 0
+    )
     levels = [f['sure'], *f['thresholds'].values()]
-    return names and _small(f) and isinstance(f['several'], bool) and .01 <= f['temperature'] <= 100 and all(0 <= v <= 1 for v in levels) and 0 < f['rate' if f['kind'] == 'sound' else 'size']
+    return (
+        names
+        and _small(f)
+        and isinstance(f['several'], bool)
+        and 0.01 <= f['temperature'] <= 100
+        and all(0 <= v <= 1 for v in levels)
+        and 0 < f['rate' if f['kind'] == 'sound' else 'size']
+    )
+
 
 def _described(session, facts):
-    if facts['version'] > VERSION: raise TrainingError('made by a newer version of this package')
-    if not _sane(facts): raise TrainingError('its facts are none')
+    if facts['version'] > VERSION:
+        raise TrainingError('made by a newer version of this package')
+    if not _sane(facts):
+        raise TrainingError('its facts are none')
     clf = OnnxClassifier(session, facts).eval()
-    with torch.inference_mode(): assert clf(_blank(clf.recipe)).shape == (1, len(clf.labels))
+    with torch.inference_mode():
+        assert clf(_blank(clf.recipe)).shape == (1, len(clf.labels))
     return clf
 
+
 def read_onnx(
-    path:str,   # a file that `export_onnx` wrote
+    path: str,  # a file that `export_onnx` wrote
 ) -> OnnxClassifier:
     "The model in an ONNX file; `TrainingError` names one that is missing, foreign or damaged"
     need_onnx(EXTRA[-1:])
-    if not Path(path).is_file(): raise TrainingError(f'{path}: no such ONNX file')
-    try: session = _session(path)
-    except Exception: raise TrainingError(f'{path}: not an ONNX file, or a damaged one') from None
+    if not Path(path).is_file():
+        raise TrainingError(f'{path}: no such ONNX file')
+    try:
+        session = _session(path)
+    except Exception:
+        raise TrainingError(f'{path}: not an ONNX file, or a damaged one') from None
     text = session.get_modelmeta().custom_metadata_map.get('instruments_nbdev')
-    if text is None: raise TrainingError(f'{path}: an ONNX file, but not of this package')
-    try: return _described(session, json.loads(text))
-    except TrainingError as e: raise TrainingError(f'{path}: {e}') from None
-    except Exception as e: raise TrainingError(f'{path}: its graph and its facts do not fit together ({type(e).__name__})') from None
+    if text is None:
+        raise TrainingError(f'{path}: an ONNX file, but not of this package')
+    try:
+        return _described(session, json.loads(text))
+    except TrainingError as e:
+        raise TrainingError(f'{path}: {e}') from None
+    except Exception as e:
+        raise TrainingError(
+            f'{path}: its graph and its facts do not fit together ({type(e).__name__})'
+        ) from None
+
 
 def run_onnx(
-    path:str,     # a file that `export_onnx` wrote
-    files:list,   # sounds or photos
+    path: str,  # a file that `export_onnx` wrote
+    files: list,  # sounds or photos
 ) -> pd.DataFrame:
     "What an exported model says of files, by onnxruntime alone: the table of `Classifier.predict_paths`"
     return read_onnx(path).predict_paths(files)
@@ -222,81 +420,132 @@ def run_onnx(
 # %% ../nbs/05a_export.ipynb #0b1205a8
 @contextmanager
 def _one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(n)
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n)
 
-def _seconds(f): t = time.process_time(); f(); return time.process_time()-t
+
+def _seconds(f):
+    t = time.process_time()
+    f()
+    return time.process_time() - t
+
 
 @torch.inference_mode()
 def _race(clf, session, x, rounds):
     "Items a second of processor time of both, and how many times faster onnxruntime is: medians over rounds"
     ways = dict(torch=lambda: answer(clf, x), onnx=lambda: _run(session, x))
-    took = [{k: _seconds(f) for k, f in ways.items()} for _ in range(rounds+1)][1:]      # the first round warms up
-    return {k: round(len(x)/median(r[k] for r in took), 1) for k in ways} | dict(ratio=round(median(r['torch']/r['onnx'] for r in took), 3))
+    took = [{k: _seconds(f) for k, f in ways.items()} for _ in range(rounds + 1)][
+        1:
+    ]  # the first round warms up
+    return {k: round(len(x) / median(r[k] for r in took), 1) for k in ways} | dict(
+        ratio=round(median(r['torch'] / r['onnx'] for r in took), 3)
+    )
+
 
 @_one_thread()
 def onnx_speed(
-    clf:Classifier,
-    path:str,               # the same as ONNX
-    batches:tuple=(1, 32),  # items at a time
-    rounds:int=5,
-) -> dict:                  # a dict a batch size: torch, onnx, ratio
+    clf: Classifier,
+    path: str,  # the same as ONNX
+    batches: tuple = (1, 32),  # items at a time
+    rounds: int = 5,
+) -> dict:  # a dict a batch size: torch, onnx, ratio
     "Items a second of processor time by PyTorch and by onnxruntime, one thread each, in turns"
-    return {str(n): _race(clf, _session(path), _examples(onnx_facts(clf), n), rounds) for n in batches}
+    return {
+        str(n): _race(clf, _session(path), _examples(onnx_facts(clf), n), rounds) for n in batches
+    }
 
 # %% ../nbs/05a_export.ipynb #29c226f0
 class ByFFT(nn.Module):
     "`rows` as they are, whose FFT becomes the operation `DFT`"
-    def __init__(self, spec:Spectrogram): super().__init__(); self.spec = spec
-    def forward(self, f): return self.spec.rows(f)
+
+    def __init__(self, spec: Spectrogram):
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, f):
+        return self.spec.rows(f)
+
 
 @_one_thread()
 def rows_race(
-    spec:Spectrogram,
-    frames:int=501,
-    rounds:int=15,
-) -> dict:   # of each way how many times the processor time of `TwoProducts` it takes
+    spec: Spectrogram,
+    frames: int = 501,
+    rounds: int = 15,
+) -> dict:  # of each way how many times the processor time of `TwoProducts` it takes
     "Ways from frames to powers, as graphs, against each other"
     f, runs = torch.randn(2, frames, spec.n_fft, generator=torch.Generator().manual_seed(0)), {}
     with TemporaryDirectory() as tmp:
-        for way in (OneProduct, TwoProducts, ByFFT): p = Path(tmp)/f'{way.__name__}.onnx'; _draw(way(spec), f).save(p); runs[way.__name__] = partial(_run, _session(p), f[:1])
-    took = [{k: _seconds(run) for k, run in runs.items()} for _ in range(rounds+1)][1:]
-    return {k: round(median(r[k]/r['TwoProducts'] for r in took), 2) for k in runs}
+        for way in (OneProduct, TwoProducts, ByFFT):
+            p = Path(tmp) / f'{way.__name__}.onnx'
+            _draw(way(spec), f).save(p)
+            runs[way.__name__] = partial(_run, _session(p), f[:1])
+    took = [{k: _seconds(run) for k, run in runs.items()} for _ in range(rounds + 1)][1:]
+    return {k: round(median(r[k] / r['TwoProducts'] for r in took), 2) for k in runs}
 
 # %% ../nbs/05a_export.ipynb #b9828341
 def agreement(
-    clf:Classifier,
-    path:str,     # the same as ONNX
-    files:list,   # sounds or photos
-) -> dict:        # n: files; apart: the largest difference of a probability; same: equal labels
+    clf: Classifier,
+    path: str,  # the same as ONNX
+    files: list,  # sounds or photos
+) -> dict:  # n: files; apart: the largest difference of a probability; same: equal labels
     "How well PyTorch and onnxruntime agree on files"
-    a, b = (m.predict_paths(files) for m in (clf, read_onnx(path))); ps = list(a.filter(regex='^p:'))
-    return dict(n=len(a), apart=float(np.abs(a[ps].to_numpy()-b[ps].to_numpy()).max()), same=int((a.label == b.label).sum()))
+    a, b = (m.predict_paths(files) for m in (clf, read_onnx(path)))
+    ps = list(a.filter(regex='^p:'))
+    return dict(
+        n=len(a),
+        apart=float(np.abs(a[ps].to_numpy() - b[ps].to_numpy()).max()),
+        same=int((a.label == b.label).sum()),
+    )
+
 
 def _some(name, n=64):
     "About `n` files of a data set, evenly from it; none where it is not at hand"
-    try: paths = DATASETS[name].items().path.tolist() if name in DATASETS else []
-    except DataError: return []
-    return paths[::max(1, len(paths)//n)]
+    try:
+        paths = DATASETS[name].items().path.tolist() if name in DATASETS else []
+    except DataError:
+        return []
+    return paths[:: max(1, len(paths) // n)]
 
-def onnx_record(rounds:int=5) -> dict:
+
+def onnx_record(rounds: int = 5) -> dict:
     "Size, speed and, where its data set is at hand, agreement of every bundled model"
     models = {}
     with TemporaryDirectory() as tmp:
         for name, file in bundled().items():
-            clf = load_model(name); f = export_onnx(clf, Path(tmp)/f'{name}.onnx'); files = _some(clf.recipe.data)
-            models[name] = dict(recipe=clf.recipe.name, data=clf.recipe.data, kind=onnx_facts(clf)['kind'], bytes=file.stat().st_size, onnx_bytes=f.stat().st_size,
-                                speed=onnx_speed(clf, f, rounds=rounds), agreement=agreement(clf, f, files) if files else None)
-    return dict(device=device_name(), versions=versions() | {n: version(n) for n in EXTRA}, rows=rows_race(LogMel(**MN_FRONT_END[1])), models=models)
+            clf = load_model(name)
+            f = export_onnx(clf, Path(tmp) / f'{name}.onnx')
+            files = _some(clf.recipe.data)
+            models[name] = dict(
+                recipe=clf.recipe.name,
+                data=clf.recipe.data,
+                kind=onnx_facts(clf)['kind'],
+                bytes=file.stat().st_size,
+                onnx_bytes=f.stat().st_size,
+                speed=onnx_speed(clf, f, rounds=rounds),
+                agreement=agreement(clf, f, files) if files else None,
+            )
+    return dict(
+        device=device_name(),
+        versions=versions() | {n: version(n) for n in EXTRA},
+        rows=rows_race(LogMel(**MN_FRONT_END[1])),
+        models=models,
+    )
 
 # %% ../nbs/05a_export.ipynb #5bd9afaa
 @call_parse
 def main(
-    out:str='results/onnx.json',   # the record
-    rounds:int=5,                  # of each timing
+    out: str = 'results/onnx.json',  # the record
+    rounds: int = 5,  # of each timing
 ):
     "Measures every bundled model as ONNX and writes the record that `05a_export` shows"
     record = onnx_record(rounds)
-    with replacing(out) as tmp: tmp.write_text(json.dumps(record, indent=1))
-    for name, m in record['models'].items(): print(f'{name}: {m["onnx_bytes"]/1e6:.2f} MB, {m["speed"]["1"]["ratio"]:.2f} times the speed of PyTorch one by one, agreement {m["agreement"]}')
+    with replacing(out) as tmp:
+        tmp.write_text(json.dumps(record, indent=1))
+    for name, m in record['models'].items():
+        print(
+            f'{name}: {m["onnx_bytes"] / 1e6:.2f} MB, {m["speed"]["1"]["ratio"]:.2f} times the speed of PyTorch one by one, agreement {m["agreement"]}'
+        )

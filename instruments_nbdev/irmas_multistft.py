@@ -18,27 +18,60 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, soundfile as sf, tor
 from fastcore.basics import patch
 from scipy.fft import next_fast_len
 from tqdm import tqdm
-from .audio_transforms import ClipNorm, LogMel, RandomTransform, Resample, Spectrogram, ToDB, decode, mel_bank, to_float, _fit, _rms
+from instruments_nbdev.audio_transforms import (
+    ClipNorm,
+    LogMel,
+    RandomTransform,
+    Resample,
+    Spectrogram,
+    ToDB,
+    decode,
+    mel_bank,
+    to_float,
+    _fit,
+    _rms,
+)
 from .custom_cnn import conv_bn
 from .data import IRMAS_NAMES, best_constant, irmas, write_csv
 from .evaluation import Report, one_hot
 from .experiments import run_jobs
-from .training import Classifier, Recipe, TrainingError, add_recipe, build, fit, predict_store
-from .transfer import MN, MN_FRONT_END, read_weights, weights_file, _groups, _load, _mn_names
+from instruments_nbdev.training import (
+    Classifier,
+    Recipe,
+    TrainingError,
+    add_recipe,
+    build,
+    fit,
+    predict_store,
+)
+from instruments_nbdev.transfer import (
+    MN,
+    MN_FRONT_END,
+    read_weights,
+    weights_file,
+    _groups,
+    _load,
+    _mn_names,
+)
 
 # %% ../nbs/04_irmas_multistft.ipynb #924eb7b3
-GUITARS = dict(gac='gui', gel='gui')   # two labels of IRMAS as one
+GUITARS = dict(gac='gui', gel='gui')  # two labels of IRMAS as one
+
 
 def merge_guitars(
     labels,  # codes, or lists of codes, a row an item
 ) -> list:
     "`labels` with both guitars as `gui`"
-    return [GUITARS.get(l, l) if isinstance(l, str) else sorted({GUITARS.get(k, k) for k in l}) for l in labels]
+    return [
+        GUITARS.get(l, l) if isinstance(l, str) else sorted({GUITARS.get(k, k) for k in l})
+        for l in labels
+    ]
+
 
 def merge_probs(
-    probs,        # (N, C)
-    labels:list,  # codes (C,)
-) -> tuple:       # (N, C-1), codes
+    probs,  # (N, C)
+    labels: list,  # codes (C,)
+) -> tuple:  # (N, C-1), codes
     "Probabilities with both guitars as `gui`, the larger of the two, and the labels that belong to them"
     p = pd.DataFrame(np.asarray(probs), columns=labels).T.groupby(merge_guitars(labels)).max().T
     return p.to_numpy(), p.columns.tolist()
@@ -46,304 +79,623 @@ def merge_probs(
 # %% ../nbs/04_irmas_multistft.ipynb #5d1fba04
 def _constants(labels):
     label, share = best_constant(labels)
-    return dict(label=label, share=round(share, 4), counts=pd.Series([l for ls in labels for l in ls]).value_counts().to_dict())
+    return dict(
+        label=label,
+        share=round(share, 4),
+        counts=pd.Series([l for ls in labels for l in ls]).value_counts().to_dict(),
+    )
+
 
 def label_record(
-    root:str=None,  # folder of IRMAS; default: see `data_root`
+    root: str = None,  # folder of IRMAS; default: see `data_root`
 ) -> dict:
     "Of the test clips: how many, by number of labels and by label, and the best constant answer, with the guitars apart and merged"
-    t = irmas.items(root); labels = t.label[t.split == 'test'].tolist()
+    t = irmas.items(root)
+    labels = t.label[t.split == 'test'].tolist()
     by = pd.Series(map(len, labels)).value_counts().sort_index()
-    return dict(n=len(labels), by_number={str(k): int(v) for k, v in by.items()}, apart=_constants(labels), merged=_constants(merge_guitars(labels)))
+    return dict(
+        n=len(labels),
+        by_number={str(k): int(v) for k, v in by.items()},
+        apart=_constants(labels),
+        merged=_constants(merge_guitars(labels)),
+    )
 
 # %% ../nbs/04_irmas_multistft.ipynb #cbb34e38
 def hold_out(
-    items:pd.DataFrame,  # label, group, split
-    n:int=4,             # parts into which the groups of each label are dealt
-    part:int=1,          # the one that validates
-    seed:int=0,          # of the order in which they are dealt
-) -> pd.DataFrame:       # a copy with another `split`
+    items: pd.DataFrame,  # label, group, split
+    n: int = 4,  # parts into which the groups of each label are dealt
+    part: int = 1,  # the one that validates
+    seed: int = 0,  # of the order in which they are dealt
+) -> pd.DataFrame:  # a copy with another `split`
     "Validation by whole groups of the train part, some of each label; what was valid before is the test"
-    t = items.assign(split=items.split.replace('valid', 'test')); train = t[t.split == 'train'].sample(frac=1, random_state=seed)
-    sizes = train.groupby(['label', 'group'], sort=False).size().sort_values(ascending=False, kind='stable').reset_index(name='size')
-    names = sorted(sizes.label.unique()); turn = sizes.label.map(dict(zip(names, np.random.default_rng(seed).integers(n, size=len(names)))))
-    rank, m = sizes.groupby('label').cumcount() + turn, sizes.groupby('label').group.transform('size')
-    chosen = sizes.group[(m > 1) & (rank % m.clip(upper=n) == (part-1) % m.clip(upper=n))]
+    t = items.assign(split=items.split.replace('valid', 'test'))
+    train = t[t.split == 'train'].sample(frac=1, random_state=seed)
+    sizes = (
+        train.groupby(['label', 'group'], sort=False)
+        .size()
+        .sort_values(ascending=False, kind='stable')
+        .reset_index(name='size')
+    )
+    names = sorted(sizes.label.unique())
+    turn = sizes.label.map(
+        dict(zip(names, np.random.default_rng(seed).integers(n, size=len(names))))
+    )
+    rank, m = (
+        sizes.groupby('label').cumcount() + turn,
+        sizes.groupby('label').group.transform('size'),
+    )
+    chosen = sizes.group[(m > 1) & (rank % m.clip(upper=n) == (part - 1) % m.clip(upper=n))]
     return t.assign(split=t.split.mask((t.split == 'train') & t.group.isin(chosen), 'valid'))
 
 # %% ../nbs/04_irmas_multistft.ipynb #367d8232
 class BandSpectrogram(Spectrogram):
     "Power (B, M, F) of sound (B, T) from `f_min` up to `f_max`: the bins of the transform, or mel bands"
-    def __init__(self,
-        sr:int=22050,        # rate in Hz
-        n_fft:int=1024,      # samples in a frame
-        hop_length:int=512,  # samples from one frame to the next
-        f_min:float=0.,      # lower edge in Hz
-        f_max:float=1000.,   # upper edge, itself left out unless it is sr/2
-        n_mels:int=0,        # mel bands; 0: the bins as they are
+
+    def __init__(
+        self,
+        sr: int = 22050,  # rate in Hz
+        n_fft: int = 1024,  # samples in a frame
+        hop_length: int = 512,  # samples from one frame to the next
+        f_min: float = 0.0,  # lower edge in Hz
+        f_max: float = 1000.0,  # upper edge, itself left out unless it is sr/2
+        n_mels: int = 0,  # mel bands; 0: the bins as they are
     ):
-        super().__init__(n_fft, hop_length); self.sr, self.n_mels, hz = sr, n_mels, torch.arange(n_fft//2+1)*sr/n_fft
-        kept = ((hz >= f_min) & ((hz < f_max) | (2*f_max == sr) & (hz == f_max))).nonzero().flatten().tolist()
-        if not kept or 2*f_max > sr: raise ValueError(f'no band of a transform of {n_fft} samples at {sr} Hz: {f_min:g} to {f_max:g} Hz')
-        self.first, self.end, self.hz = kept[0], kept[-1]+1, hz[kept]
-        if n_mels: self.register_buffer('bank', mel_bank(sr, n_fft, n_mels, f_min, f_max), persistent=False)
-        if n_mels and not self.bank.any(1).all(): raise ValueError(f'{n_mels} mel bands from {f_min:g} to {f_max:g} Hz are too many for frames of {n_fft} samples: some hold no bin')
+        super().__init__(n_fft, hop_length)
+        self.sr, self.n_mels, hz = sr, n_mels, torch.arange(n_fft // 2 + 1) * sr / n_fft
+        kept = (
+            ((hz >= f_min) & ((hz < f_max) | (2 * f_max == sr) & (hz == f_max)))
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
+        if not kept or 2 * f_max > sr:
+            raise ValueError(
+                f'no band of a transform of {n_fft} samples at {sr} Hz: {f_min:g} to {f_max:g} Hz'
+            )
+        self.first, self.end, self.hz = kept[0], kept[-1] + 1, hz[kept]
+        if n_mels:
+            self.register_buffer(
+                'bank', mel_bank(sr, n_fft, n_mels, f_min, f_max), persistent=False
+            )
+        if n_mels and not self.bank.any(1).all():
+            raise ValueError(
+                f'{n_mels} mel bands from {f_min:g} to {f_max:g} Hz are too many for frames of {n_fft} samples: some hold no bin'
+            )
+
     def rows(self, f):
-        s = torch.fft.rfft(f*self.window) if self.n_mels else torch.fft.rfft(f*self.window)[..., self.first:self.end]
+        s = (
+            torch.fft.rfft(f * self.window)
+            if self.n_mels
+            else torch.fft.rfft(f * self.window)[..., self.first : self.end]
+        )
         p = torch.view_as_real(s).square().sum(-1)
         return p @ self.bank.T if self.n_mels else p
 
 # %% ../nbs/04_irmas_multistft.ipynb #34737135
-BANDS = ((1024, 512, 0., 1000.), (512, 256, 1000., 4000.), (256, 128, 4000., 11025.))   # n_fft, hop_length, f_min, f_max at 22.05 kHz
-NINE = tuple((n, n//2, lo, hi) for n in (512, 1024, 2048) for _, _, lo, hi in BANDS)
+BANDS = (
+    (1024, 512, 0.0, 1000.0),
+    (512, 256, 1000.0, 4000.0),
+    (256, 128, 4000.0, 11025.0),
+)  # n_fft, hop_length, f_min, f_max at 22.05 kHz
+NINE = tuple((n, n // 2, lo, hi) for n in (512, 1024, 2048) for _, _, lo, hi in BANDS)
+
 
 class MultiSTFT(nn.Module):
     "Sound (B, T) to a list of spectrograms in decibels (B, M_i, F_i), one a band, about -1..1"
-    def __init__(self,
-        sr:int=22050,        # rate in Hz
-        bands:tuple=BANDS,   # (n_fft, hop_length, f_min, f_max) of each
-        n_mels:int=0,        # mel bands in each; 0: the bins as they are
-        top_db:float=80.,    # range kept below each clip's maximum in a band
-        ref:tuple=None,      # decibels that become 1, a number a band; None: each clip's maximum there
-        fill:bool=False,     # repeat a short sound to the end of the window?
-        level:float=None,    # bring each clip to this level in dB first; None: leave it
-    ):
-        super().__init__(); self.top_db, self.ref, self.db = top_db, ref or [None]*len(bands), ToDB(top_db)
-        self.even = _even(fill, level); self.specs = nn.ModuleList(BandSpectrogram(sr, *b, n_mels) for b in bands)
-    def forward(self, x): x = self.even(x); return [self.scale(self.db(s(x)), r) for s, r in zip(self.specs, self.ref)]
-    def scale(self, s, ref):
-        top = s.amax((1, 2), keepdim=True).clamp(min=-40.) if ref is None else ref   # silence has no maximum worth a reference
-        return 1 + (s-top)*2/self.top_db
 
-def _even(fill, level): return nn.Sequential(*[Fill()]*fill, *[ClipNorm(level=level)]*(level is not None))
+    def __init__(
+        self,
+        sr: int = 22050,  # rate in Hz
+        bands: tuple = BANDS,  # (n_fft, hop_length, f_min, f_max) of each
+        n_mels: int = 0,  # mel bands in each; 0: the bins as they are
+        top_db: float = 80.0,  # range kept below each clip's maximum in a band
+        ref: tuple = None,  # decibels that become 1, a number a band; None: each clip's maximum there
+        fill: bool = False,  # repeat a short sound to the end of the window?
+        level: float = None,  # bring each clip to this level in dB first; None: leave it
+    ):
+        super().__init__()
+        self.top_db, self.ref, self.db = top_db, ref or [None] * len(bands), ToDB(top_db)
+        self.even = _even(fill, level)
+        self.specs = nn.ModuleList(BandSpectrogram(sr, *b, n_mels) for b in bands)
+
+    def forward(self, x):
+        x = self.even(x)
+        return [self.scale(self.db(s(x)), r) for s, r in zip(self.specs, self.ref)]
+
+    def scale(self, s, ref):
+        top = (
+            s.amax((1, 2), keepdim=True).clamp(min=-40.0) if ref is None else ref
+        )  # silence has no maximum worth a reference
+        return 1 + (s - top) * 2 / self.top_db
+
+
+def _even(fill, level):
+    return nn.Sequential(*[Fill()] * fill, *[ClipNorm(level=level)] * (level is not None))
 
 # %% ../nbs/04_irmas_multistft.ipynb #d21bbe26
 class Fill(nn.Module):
     "Sound (B, T), float or int16: silence to which a short one was padded replaced by its repetition"
+
     def forward(self, x):
-        t = torch.arange(x.shape[1], device=x.device); n = torch.where(x != 0, t+1, 0).amax(1).clamp(min=1)   # what is not exactly zero is sound
-        return torch.where((t < n[:, None]) | (x == 0).all(1, keepdim=True), x, x.gather(1, t % n[:, None]))
+        t = torch.arange(x.shape[1], device=x.device)
+        n = torch.where(x != 0, t + 1, 0).amax(1).clamp(min=1)  # what is not exactly zero is sound
+        return torch.where(
+            (t < n[:, None]) | (x == 0).all(1, keepdim=True), x, x.gather(1, t % n[:, None])
+        )
 
 # %% ../nbs/04_irmas_multistft.ipynb #c6400afb
 def show_bands(
-    front:MultiSTFT,
-    x,               # one sound (T,)
-    title:str='',
-    axs=None,        # an axes a band, lowest first; None: new ones, lowest at the bottom
+    front: MultiSTFT,
+    x,  # one sound (T,)
+    title: str = '',
+    axs=None,  # an axes a band, lowest first; None: new ones, lowest at the bottom
 ):
     "The spectrograms of one sound over seconds and hertz, the lowest band at the bottom; gives the axes"
-    if axs is None: axs = plt.subplots(len(front.specs), 1, figsize=(4, 1.5*len(front.specs)), sharex=True, squeeze=False)[1][::-1, 0]
+    if axs is None:
+        axs = plt.subplots(
+            len(front.specs), 1, figsize=(4, 1.5 * len(front.specs)), sharex=True, squeeze=False
+        )[1][::-1, 0]
     for ax, s, spec in zip(axs, front.specs, front(x[None])):
-        lo, hi = s.hz[0].item(), s.hz[-1].item(); end = spec.shape[2]*s.hop_length/s.sr
-        ax.imshow(spec[0], origin='lower', aspect='auto', cmap='magma', vmin=-1, vmax=1, extent=(0, end, lo, hi)); ax.set_ylabel('Hz')
-    axs[0].set_xlabel('seconds'); axs[-1].set_title(title); return axs
+        lo, hi = s.hz[0].item(), s.hz[-1].item()
+        end = spec.shape[2] * s.hop_length / s.sr
+        ax.imshow(
+            spec[0],
+            origin='lower',
+            aspect='auto',
+            cmap='magma',
+            vmin=-1,
+            vmax=1,
+            extent=(0, end, lo, hi),
+        )
+        ax.set_ylabel('Hz')
+    axs[0].set_xlabel('seconds')
+    axs[-1].set_title(title)
+    return axs
 
 # %% ../nbs/04_irmas_multistft.ipynb #96eb08f7
 class Branch(nn.Module):
     "A spectrogram (B, M, F) to a vector (B, n_out): a block of 3×3 convolution, batch norm, ReLU and pooling for each of `channels`, then the mean"
-    def __init__(self,
-        channels:tuple=(64, 128, 256, 512),
+
+    def __init__(
+        self,
+        channels: tuple = (64, 128, 256, 512),
     ):
-        super().__init__(); self.n_out = channels[-1]
-        self.blocks = nn.Sequential(*[nn.Sequential(*conv_bn(i, o), nn.AvgPool2d(2, ceil_mode=True)) for i, o in zip((1, *channels), channels)])
-    def forward(self, x): return self.blocks(x[:, None]).mean((2, 3))
+        super().__init__()
+        self.n_out = channels[-1]
+        self.blocks = nn.Sequential(
+            *[
+                nn.Sequential(*conv_bn(i, o), nn.AvgPool2d(2, ceil_mode=True))
+                for i, o in zip((1, *channels), channels)
+            ]
+        )
+
+    def forward(self, x):
+        return self.blocks(x[:, None]).mean((2, 3))
+
 
 class MNBranch(nn.Module):
     "A spectrogram (B, M, F) to a vector (B, n_out): the convolutions of `transfer.MN`"
-    def __init__(self, width:float=.4): super().__init__(); self.features = MN(width).features; self.n_out = self.features[-1][0].out_channels
-    def forward(self, x): return self.features(x[:, None]).mean((2, 3))
+
+    def __init__(self, width: float = 0.4):
+        super().__init__()
+        self.features = MN(width).features
+        self.n_out = self.features[-1][0].out_channels
+
+    def forward(self, x):
+        return self.features(x[:, None]).mean((2, 3))
 
 # %% ../nbs/04_irmas_multistft.ipynb #e84b1a09
 class MultiBranch(nn.Module):
     "A list of spectrograms (B, M_i, F_i) to logits (B, n_out): models 1, 2 and 2.3 of source S4"
-    def __init__(self,
-        n_in:int=3,                          # spectrograms, a branch each
-        branch:str='conv',                   # 'conv': `Branch`; 'mn': `MNBranch`
-        channels:tuple=(64, 128, 256, 512),  # of the convolutions of a `Branch`
-        hidden:tuple=(1536, 768, 512),       # widths of the fusion
-        dropout:float=.3,                    # after each of its layers
-        n_out:int=11,
+
+    def __init__(
+        self,
+        n_in: int = 3,  # spectrograms, a branch each
+        branch: str = 'conv',  # 'conv': `Branch`; 'mn': `MNBranch`
+        channels: tuple = (64, 128, 256, 512),  # of the convolutions of a `Branch`
+        hidden: tuple = (1536, 768, 512),  # widths of the fusion
+        dropout: float = 0.3,  # after each of its layers
+        n_out: int = 11,
     ):
-        super().__init__(); self.warm = False
-        self.branches = nn.ModuleList(Branch(channels) if branch == 'conv' else MNBranch() for _ in range(n_in)); sizes = (n_in*self.branches[0].n_out, *hidden)
-        self.fusion = nn.Sequential(*[l for i, o in zip(sizes, hidden) for l in (nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU(inplace=True), nn.Dropout(dropout))])
+        super().__init__()
+        self.warm = False
+        self.branches = nn.ModuleList(
+            Branch(channels) if branch == 'conv' else MNBranch() for _ in range(n_in)
+        )
+        sizes = (n_in * self.branches[0].n_out, *hidden)
+        self.fusion = nn.Sequential(
+            *[
+                l
+                for i, o in zip(sizes, hidden)
+                for l in (
+                    nn.Linear(i, o),
+                    nn.BatchNorm1d(o),
+                    nn.ReLU(inplace=True),
+                    nn.Dropout(dropout),
+                )
+            ]
+        )
         self.out = nn.Linear(sizes[-1], n_out)
-    def forward(self, xs): return self.out(self.fusion(torch.cat([b(x) for b, x in zip(self.branches, xs)], 1)))
+
+    def forward(self, xs):
+        return self.out(self.fusion(torch.cat([b(x) for b, x in zip(self.branches, xs)], 1)))
 
 # %% ../nbs/04_irmas_multistft.ipynb #3e8fdf27
 @patch
-def groups(self:Branch):
+def groups(self: Branch):
     "The convolutions, a list each; not the batch norms"
     return [[b[0].weight] for b in self.blocks]
 
+
 @patch
-def groups(self:MNBranch):
+def groups(self: MNBranch):
     "All parameters in four lists, from the input on"
     return _groups(self.features)
 
+
 @patch
-def groups(self:MultiBranch):
+def groups(self: MultiBranch):
     "Lists of parameters from the input to the head: what was loaded, by depth, then all that is new; one list if nothing was"
-    old = [[p for g in depth for p in g] for depth in zip(*(b.groups() for b in self.branches))] if self.warm else []
+    old = (
+        [[p for g in depth for p in g] for depth in zip(*(b.groups() for b in self.branches))]
+        if self.warm
+        else []
+    )
     ids = {id(p) for g in old for p in g}
     return [*old, [p for p in self.parameters() if id(p) not in ids]]
 
 # %% ../nbs/04_irmas_multistft.ipynb #22d0771f
 @patch
-def load(self:Branch, state, name):
+def load(self: Branch, state, name):
     "CNN14's first convolution of each block"
     for k, b in enumerate(self.blocks, 1):
         key, w = f'conv_block{k}.conv1.weight', b[0].weight
-        if key not in state: raise TrainingError(f'{name}: these weights are not CNN14\'s ({key} is missing)')
-        if state[key].shape != w.shape: raise TrainingError(f'{name}: {key} has shape {tuple(state[key].shape)}, the branch needs {tuple(w.shape)}')
+        if key not in state:
+            raise TrainingError(f'{name}: these weights are not CNN14\'s ({key} is missing)')
+        if state[key].shape != w.shape:
+            raise TrainingError(
+                f'{name}: {key} has shape {tuple(state[key].shape)}, the branch needs {tuple(w.shape)}'
+            )
         w.data.copy_(state[key])
 
-@patch
-def load(self:MNBranch, state, name):
-    "All of mn04 but its classifier"
-    _load(self.features, {k.removeprefix('features.'): v for k, v in _mn_names(state).items() if not k.startswith('classifier.')}, name)
 
 @patch
-def load_weights(self:MultiBranch,
-    name:str,  # `audioset`, or a file of weights
+def load(self: MNBranch, state, name):
+    "All of mn04 but its classifier"
+    _load(
+        self.features,
+        {
+            k.removeprefix('features.'): v
+            for k, v in _mn_names(state).items()
+            if not k.startswith('classifier.')
+        },
+        name,
+    )
+
+
+@patch
+def load_weights(
+    self: MultiBranch,
+    name: str,  # `audioset`, or a file of weights
 ):
     "Starts every branch from the weights of one pretrained network; `TrainingError` when they do not fit"
     state = read_weights(weights_file(name))[0]
-    for b in self.branches: b.load(state, name)
+    for b in self.branches:
+        b.load(state, name)
     self.warm = True
 
 # %% ../nbs/04_irmas_multistft.ipynb #6cb74daf
 class MixClips(RandomTransform):
     "(x, y) of sounds (B, T) and labels (B, C): each with up to `most`-1 others added; the batch is taken to be shuffled"
-    def __init__(self,
-        most:int=3,        # sounds in a mixture, at most
-        lo:float=-10.,     # least gain of each, in dB, after all have the same level
-        hi:float=0.,       # largest
-        label:str='all',   # 'all': their labels united; 'loudest': the one with the largest gain
-        p:float=1.,        # chance that a clip may be mixed
+
+    def __init__(
+        self,
+        most: int = 3,  # sounds in a mixture, at most
+        lo: float = -10.0,  # least gain of each, in dB, after all have the same level
+        hi: float = 0.0,  # largest
+        label: str = 'all',  # 'all': their labels united; 'loudest': the one with the largest gain
+        p: float = 1.0,  # chance that a clip may be mixed
     ):
-        super().__init__(p); self.most, self.lo, self.hi, self.label = most, lo, hi, label
-        if label not in ('all', 'loudest'): raise ValueError(f"MixClips' label must be 'all' or 'loudest', not {label!r}")
+        super().__init__(p)
+        self.most, self.lo, self.hi, self.label = most, lo, hi, label
+        if label not in ('all', 'loudest'):
+            raise ValueError(f"MixClips' label must be 'all' or 'loudest', not {label!r}")
+
     def draw(self, x):
-        n = self.uniform(len(x), 1, min(self.most, len(x))+1, neutral=1.).floor()
-        gain = self.uniform(len(x)*self.most, self.lo, self.hi).view(-1, self.most)
-        return gain.masked_fill(torch.arange(self.most) >= n[:, None], -math.inf),   # -inf dB: not there
-    def forward(self, x, y): return self.transform(x, y, *self.draw(x)) if self.training and len(x) else (x, y)
+        n = self.uniform(len(x), 1, min(self.most, len(x)) + 1, neutral=1.0).floor()
+        gain = self.uniform(len(x) * self.most, self.lo, self.hi).view(-1, self.most)
+        return (
+            gain.masked_fill(torch.arange(self.most) >= n[:, None], -math.inf),
+        )  # -inf dB: not there
+
+    def forward(self, x, y):
+        return self.transform(x, y, *self.draw(x)) if self.training and len(x) else (x, y)
+
     def transform(self, x, y, gain):
-        x, y, gain = to_float(x), y.to(x.device, torch.float32), gain.to(x.device); b = torch.arange(len(x), device=x.device)
-        who = (b[:, None] - torch.arange(self.most, device=x.device)) % len(x)                                   # (B, most): itself, the one before it, ...
-        level = _rms(x).clamp(min=1e-5)[:, 0]; amp = 10**(gain/20); amp = amp/amp.norm(dim=1, keepdim=True)
-        x = torch.zeros(len(x), len(x), device=x.device).scatter_add_(1, who, amp*level[:, None]/level[who]) @ x
-        if self.label == 'loudest': return x, y[who.gather(1, gain.argmax(1, keepdim=True))[:, 0]]
-        return x, (y[who]*(gain > -math.inf)[..., None]).amax(1)
+        x, y, gain = to_float(x), y.to(x.device, torch.float32), gain.to(x.device)
+        b = torch.arange(len(x), device=x.device)
+        who = (b[:, None] - torch.arange(self.most, device=x.device)) % len(
+            x
+        )  # (B, most): itself, the one before it, ...
+        level = _rms(x).clamp(min=1e-5)[:, 0]
+        amp = 10 ** (gain / 20)
+        amp = amp / amp.norm(dim=1, keepdim=True)
+        x = (
+            torch.zeros(len(x), len(x), device=x.device).scatter_add_(
+                1, who, amp * level[:, None] / level[who]
+            )
+            @ x
+        )
+        if self.label == 'loudest':
+            return x, y[who.gather(1, gain.argmax(1, keepdim=True))[:, 0]]
+        return x, (y[who] * (gain > -math.inf)[..., None]).amax(1)
 
 # %% ../nbs/04_irmas_multistft.ipynb #84f1c7d9
-def _beside(v, x): return v.to(x.device, x.dtype)[:, None]                     # (B,) beside (B, T)
-def _as_loud(y, x): return y*(_rms(x)/_rms(y).clamp(min=1e-5))
+def _beside(v, x):
+    return v.to(x.device, x.dtype)[:, None]  # (B,) beside (B, T)
+
+
+def _as_loud(y, x):
+    return y * (_rms(x) / _rms(y).clamp(min=1e-5))
+
 
 class Room(RandomTransform):
     "Sound (B, T) in random rooms, as loud as before: exponentially decaying noise as impulse response"
-    def __init__(self,
-        sr:int=32000,      # rate in Hz
-        lo:float=.1,       # shortest time in which the sound falls by 60 dB, in seconds
-        hi:float=.8,       # longest; also the length of the response
-        wet_lo:float=-15., # least loudness of the room beside the direct sound, in dB
-        wet_hi:float=3.,   # largest
-        p:float=.5,        # chance that a clip is changed
-    ): super().__init__(p); self.sr, self.lo, self.hi, self.wet_lo, self.wet_hi = sr, lo, hi, wet_lo, wet_hi
+
+    def __init__(
+        self,
+        sr: int = 32000,  # rate in Hz
+        lo: float = 0.1,  # shortest time in which the sound falls by 60 dB, in seconds
+        hi: float = 0.8,  # longest; also the length of the response
+        wet_lo: float = -15.0,  # least loudness of the room beside the direct sound, in dB
+        wet_hi: float = 3.0,  # largest
+        p: float = 0.5,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.sr, self.lo, self.hi, self.wet_lo, self.wet_hi = sr, lo, hi, wet_lo, wet_hi
+
     def draw(self, x):
-        n = len(x); noise = torch.randn(n, int(self.hi*self.sr), generator=self.gen)
-        return self.uniform(n, self.lo, self.hi), self.uniform(n, self.wet_lo, self.wet_hi, neutral=-math.inf), noise
+        n = len(x)
+        noise = torch.randn(n, int(self.hi * self.sr), generator=self.gen)
+        return (
+            self.uniform(n, self.lo, self.hi),
+            self.uniform(n, self.wet_lo, self.wet_hi, neutral=-math.inf),
+            noise,
+        )
+
     def transform(self, x, seconds, wet, noise):
-        x, noise = to_float(x), noise.to(x.device); t = torch.arange(noise.shape[1], device=x.device)/self.sr
-        tail = F.normalize(noise*10**(-3*t/_beside(seconds, x)))*_beside(10**(wet/20), x); n = next_fast_len(x.shape[1]+len(t), real=True)
-        return _as_loud(x + torch.fft.irfft(torch.fft.rfft(x, n)*torch.fft.rfft(tail, n), n)[:, :x.shape[1]], x)
+        x, noise = to_float(x), noise.to(x.device)
+        t = torch.arange(noise.shape[1], device=x.device) / self.sr
+        tail = F.normalize(noise * 10 ** (-3 * t / _beside(seconds, x))) * _beside(
+            10 ** (wet / 20), x
+        )
+        n = next_fast_len(x.shape[1] + len(t), real=True)
+        return _as_loud(
+            x + torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(tail, n), n)[:, : x.shape[1]],
+            x,
+        )
 
 # %% ../nbs/04_irmas_multistft.ipynb #f26d880c
 class Colour(RandomTransform):
     "Sound (B, T) through a random smooth equaliser, as loud as before"
-    def __init__(self,
-        sd:float=5.,      # deviation of the curve at each octave, in dB
-        octaves:int=7,    # below half the rate; the curve is flat under them
-        p:float=.7,       # chance that a clip is changed
-    ): super().__init__(p); self.sd, self.octaves = sd, octaves
-    def draw(self, x): return torch.randn(len(x), self.octaves+1, generator=self.gen)*self.uniform(len(x), self.sd, self.sd, neutral=0.)[:, None],
+
+    def __init__(
+        self,
+        sd: float = 5.0,  # deviation of the curve at each octave, in dB
+        octaves: int = 7,  # below half the rate; the curve is flat under them
+        p: float = 0.7,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.sd, self.octaves = sd, octaves
+
+    def draw(self, x):
+        return (
+            torch.randn(len(x), self.octaves + 1, generator=self.gen)
+            * self.uniform(len(x), self.sd, self.sd, neutral=0.0)[:, None],
+        )
+
     def transform(self, x, v):
-        x = to_float(x); s = torch.fft.rfft(x); k = torch.arange(s.shape[1])
-        at = (self.octaves + torch.log2(k.clamp(min=1)/k[-1])).clamp(min=0.); i = at.long().clamp(max=self.octaves-1)
-        db = torch.lerp(v[:, i], v[:, i+1], at-i).to(x.device)
-        return _as_loud(torch.fft.irfft(s*10**(db/20), x.shape[1]), x)
+        x = to_float(x)
+        s = torch.fft.rfft(x)
+        k = torch.arange(s.shape[1])
+        at = (self.octaves + torch.log2(k.clamp(min=1) / k[-1])).clamp(min=0.0)
+        i = at.long().clamp(max=self.octaves - 1)
+        db = torch.lerp(v[:, i], v[:, i + 1], at - i).to(x.device)
+        return _as_loud(torch.fft.irfft(s * 10 ** (db / 20), x.shape[1]), x)
 
 # %% ../nbs/04_irmas_multistft.ipynb #ec18cd82
 class Speed(RandomTransform):
     "Sound (B, T) made higher and faster by `lo` to `hi` semitones, like a tape; cut, or repeated from its start"
-    def __init__(self,
-        lo:float=-2.,  # lowest, in semitones
-        hi:float=2.,   # highest
-        p:float=.7,    # chance that a clip is changed
-    ): super().__init__(p); self.lo, self.hi = lo, hi
-    def draw(self, x): return self.uniform(len(x), self.lo, self.hi, neutral=0.),
-    def transform(self, x, semitones): x = to_float(x); return torch.stack([self.played(c, s) if s else c for c, s in zip(x, semitones.tolist())])
-    def played(self, c, s): y = _fit(c, next_fast_len(round(len(c)*2**(-s/12)))); return torch.cat([y, y])[:len(c)]
+
+    def __init__(
+        self,
+        lo: float = -2.0,  # lowest, in semitones
+        hi: float = 2.0,  # highest
+        p: float = 0.7,  # chance that a clip is changed
+    ):
+        super().__init__(p)
+        self.lo, self.hi = lo, hi
+
+    def draw(self, x):
+        return (self.uniform(len(x), self.lo, self.hi, neutral=0.0),)
+
+    def transform(self, x, semitones):
+        x = to_float(x)
+        return torch.stack([self.played(c, s) if s else c for c, s in zip(x, semitones.tolist())])
+
+    def played(self, c, s):
+        y = _fit(c, next_fast_len(round(len(c) * 2 ** (-s / 12))))
+        return torch.cat([y, y])[: len(c)]
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8b5f2a0
 class Pitch(nn.Module):
     "Sounds (B, T), repeated to their end, played at a ratio of their speed, like a tape; cut, or repeated from their start"
-    def __init__(self,
-        ratio:tuple=(5, 4),   # two small whole numbers: 5, 4 is 1.25 times as fast, four semitones up
-    ): super().__init__(); self.fill, self.resample = Fill(), Resample(*ratio)
-    def forward(self, x): y = self.resample(self.fill(to_float(x))); return torch.cat([y, y], 1)[:, :x.shape[1]]
+
+    def __init__(
+        self,
+        ratio: tuple = (
+            5,
+            4,
+        ),  # two small whole numbers: 5, 4 is 1.25 times as fast, four semitones up
+    ):
+        super().__init__()
+        self.fill, self.resample = Fill(), Resample(*ratio)
+
+    def forward(self, x):
+        y = self.resample(self.fill(to_float(x)))
+        return torch.cat([y, y], 1)[:, : x.shape[1]]
 
 # %% ../nbs/04_irmas_multistft.ipynb #f4ee397a
 class EvenLogMel(LogMel):
     "`LogMel` of sounds (B, T) that are first repeated to the end of the window and brought to one level"
-    def __init__(self,
-        sr:int,             # rate in Hz
-        fill:bool=True,     # repeat short sounds?
-        level:float=-20.,   # in dB; None: leave it
-        **kwargs,           # of `LogMel`
-    ): super().__init__(sr, **kwargs); self.even = _even(fill, level)
-    def forward(self, x): return super().forward(self.even(x))
+
+    def __init__(
+        self,
+        sr: int,  # rate in Hz
+        fill: bool = True,  # repeat short sounds?
+        level: float = -20.0,  # in dB; None: leave it
+        **kwargs,  # of `LogMel`
+    ):
+        super().__init__(sr, **kwargs)
+        self.even = _even(fill, level)
+
+    def forward(self, x):
+        return super().forward(self.even(x))
 
 # %% ../nbs/04_irmas_multistft.ipynb #1969ccde
 _STORE = lambda sr: ('audio_transforms.sound_store', dict(sr=sr))
-_FILL, _SHIFT = ('irmas_multistft.Fill', {}), ('audio_transforms.CircularShift', dict(max_share=1.))
-_MIX = ('irmas_multistft.MixClips', dict(most=3, lo=-10., hi=0.))
+_FILL, _SHIFT = (
+    ('irmas_multistft.Fill', {}),
+    ('audio_transforms.CircularShift', dict(max_share=1.0)),
+)
+_MIX = ('irmas_multistft.MixClips', dict(most=3, lo=-10.0, hi=0.0))
 
-_S4 = Recipe('irmas-multistft', about='Source S4, model 2.3: published 50.9 % of 2,874 test clips of IRMAS; three STFTs, started from CNN14 where --weights names its file',
-    data='irmas_notes', split='official', store=_STORE(22050), window=66150, front_end=('irmas_multistft.MultiSTFT', dict(fill=True)), body=('irmas_multistft.MultiBranch', {}),
-    augment=(_FILL, _SHIFT, ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.5))), mixup=_MIX, multi_label=True, epochs=20, bs=16, lr=1e-3, wd=.01, freeze=4, lr_low=.1, half=True)
+_S4 = Recipe(
+    'irmas-multistft',
+    about='Source S4, model 2.3: published 50.9 % of 2,874 test clips of IRMAS; three STFTs, started from CNN14 where --weights names its file',
+    data='irmas_notes',
+    split='official',
+    store=_STORE(22050),
+    window=66150,
+    front_end=('irmas_multistft.MultiSTFT', dict(fill=True)),
+    body=('irmas_multistft.MultiBranch', {}),
+    augment=(_FILL, _SHIFT, ('audio_transforms.AddNoise', dict(lo=15.0, hi=40.0, p=0.5))),
+    mixup=_MIX,
+    multi_label=True,
+    epochs=20,
+    bs=16,
+    lr=1e-3,
+    wd=0.01,
+    freeze=4,
+    lr_low=0.1,
+    half=True,
+)
 add_recipe(_S4)
-add_recipe(replace(_S4, name='irmas-model1', about='Source S4, model 1: best published 15 %; nine spectrograms, nine branches',
-    front_end=('irmas_multistft.MultiSTFT', dict(bands=NINE, fill=True)), body=('irmas_multistft.MultiBranch', dict(n_in=9, channels=(16, 32, 64), hidden=(576, 128)))))
-add_recipe(replace(_S4, name='irmas-model2', about='Source S4, model 2: three STFTs, three small branches',
-    body=('irmas_multistft.MultiBranch', dict(channels=(16, 32, 64), hidden=(192, 64)))))
-add_recipe(replace(_S4, name='irmas-multistft-mn', about='Model 2.3 with three mn04 from AudioSet as branches', weights='audioset',
-    body=('irmas_multistft.MultiBranch', dict(branch='mn', hidden=(512,))), keep_stats=True))
+add_recipe(
+    replace(
+        _S4,
+        name='irmas-model1',
+        about='Source S4, model 1: best published 15 %; nine spectrograms, nine branches',
+        front_end=('irmas_multistft.MultiSTFT', dict(bands=NINE, fill=True)),
+        body=(
+            'irmas_multistft.MultiBranch',
+            dict(n_in=9, channels=(16, 32, 64), hidden=(576, 128)),
+        ),
+    )
+)
+add_recipe(
+    replace(
+        _S4,
+        name='irmas-model2',
+        about='Source S4, model 2: three STFTs, three small branches',
+        body=('irmas_multistft.MultiBranch', dict(channels=(16, 32, 64), hidden=(192, 64))),
+    )
+)
+add_recipe(
+    replace(
+        _S4,
+        name='irmas-multistft-mn',
+        about='Model 2.3 with three mn04 from AudioSet as branches',
+        weights='audioset',
+        body=('irmas_multistft.MultiBranch', dict(branch='mn', hidden=(512,))),
+        keep_stats=True,
+    )
+)
 
-_AUDIOSET = dict(cel=193, cla=198, flu=196, gac=143, gel=141, org=155, pia=153, sax=197, tru=187, vio=191, voi=27)   # its numbers of the eleven instruments
-add_recipe(Recipe('irmas-efficient', about='mn04 from AudioSet, its instruments as the head to begin with, gently fine-tuned on mixtures; irmas_notes, no source on both sides',
-    data='irmas_notes', split='official', store=_STORE(32000), window=96000, front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]), body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()), taps=True)), weights='audioset',
-    augment=(_FILL, (_SHIFT[0], _SHIFT[1] | dict(p=.5)), ('irmas_multistft.Speed', dict(lo=-4., hi=4., p=.5)), ('irmas_multistft.Colour', dict(p=.4)), ('irmas_multistft.Room', dict(p=.4)), ('audio_transforms.AddNoise', dict(lo=15., hi=40., p=.3))),
-    views=tuple(('irmas_multistft.Pitch', dict(ratio=r)) for r in ((4, 5), (8, 9), (9, 8), (5, 4))),
-    mixup=_MIX, multi_label=True, schedule='fine_tune', epochs=40, freeze=10, fixed=1, keep_stats=True, balance=.5, bs=32, lr=1e-2, lr_low=1e-2, l2_sp=.3, l2_sp_head=2., wd=.01, ema=.98, half=True));
+_AUDIOSET = dict(
+    cel=193, cla=198, flu=196, gac=143, gel=141, org=155, pia=153, sax=197, tru=187, vio=191, voi=27
+)  # its numbers of the eleven instruments
+add_recipe(
+    Recipe(
+        'irmas-efficient',
+        about='mn04 from AudioSet, its instruments as the head to begin with, gently fine-tuned on mixtures; irmas_notes, no source on both sides',
+        data='irmas_notes',
+        split='official',
+        store=_STORE(32000),
+        window=96000,
+        front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]),
+        body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()), taps=True)),
+        weights='audioset',
+        augment=(
+            _FILL,
+            (_SHIFT[0], _SHIFT[1] | dict(p=0.5)),
+            ('irmas_multistft.Speed', dict(lo=-4.0, hi=4.0, p=0.5)),
+            ('irmas_multistft.Colour', dict(p=0.4)),
+            ('irmas_multistft.Room', dict(p=0.4)),
+            ('audio_transforms.AddNoise', dict(lo=15.0, hi=40.0, p=0.3)),
+        ),
+        views=tuple(
+            ('irmas_multistft.Pitch', dict(ratio=r)) for r in ((4, 5), (8, 9), (9, 8), (5, 4))
+        ),
+        mixup=_MIX,
+        multi_label=True,
+        schedule='fine_tune',
+        epochs=40,
+        freeze=10,
+        fixed=1,
+        keep_stats=True,
+        balance=0.5,
+        bs=32,
+        lr=1e-2,
+        lr_low=1e-2,
+        l2_sp=0.3,
+        l2_sp_head=2.0,
+        wd=0.01,
+        ema=0.98,
+        half=True,
+    )
+);
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8770a5f
-def ablations(recipe:Recipe) -> dict:
+def ablations(recipe: Recipe) -> dict:
     "`recipe` and, under names that say so, without each of its augmentations, without mixing, levelling and filling"
-    without = {a[0].split('.')[1].lower(): dict(augment=tuple(b for b in recipe.augment if b != a)) for a in recipe.augment if not a[0].endswith('.Fill')}
+    without = {
+        a[0].split('.')[1].lower(): dict(augment=tuple(b for b in recipe.augment if b != a))
+        for a in recipe.augment
+        if not a[0].endswith('.Fill')
+    }
     front = lambda **kw: (recipe.front_end[0], recipe.front_end[1] | kw)
-    without |= dict(mixing=dict(mixup=()), level=dict(front_end=front(level=None)), fill=dict(front_end=front(fill=False), augment=tuple(b for b in recipe.augment if not b[0].endswith('.Fill'))))
-    return {recipe.name: recipe} | {(n := f'{recipe.name}-no-{k}'): replace(recipe, name=n, **kw) for k, kw in without.items()}
+    without |= dict(
+        mixing=dict(mixup=()),
+        level=dict(front_end=front(level=None)),
+        fill=dict(
+            front_end=front(fill=False),
+            augment=tuple(b for b in recipe.augment if not b[0].endswith('.Fill')),
+        ),
+    )
+    return {recipe.name: recipe} | {
+        (n := f'{recipe.name}-no-{k}'): replace(recipe, name=n, **kw) for k, kw in without.items()
+    }
 
-def most_prominent(recipe:Recipe) -> Recipe:
+
+def most_prominent(recipe: Recipe) -> Recipe:
     "`recipe` for one label a clip: softmax, and mixtures named by their loudest sound"
     mixup = recipe.mixup and (recipe.mixup[0], recipe.mixup[1] | dict(label='loudest'))
     return replace(recipe, name=f'{recipe.name}-prominent', multi_label=False, mixup=mixup)
 
 # %% ../nbs/04_irmas_multistft.ipynb #c3721268
 def with_names(
-    t:pd.DataFrame,   # indexed by codes of IRMAS
+    t: pd.DataFrame,  # indexed by codes of IRMAS
 ) -> pd.DataFrame:
     "`t` with the full name of each instrument as its first column"
     names = IRMAS_NAMES | dict(gui='guitar')
@@ -352,130 +704,229 @@ def with_names(
 # %% ../nbs/04_irmas_multistft.ipynb #1e39e802
 def _voice(rng, path, n, sr):
     "A sound at level 1, cut or repeated to n samples from a random place on"
-    x = decode(path, sr)[0]; x = np.roll(x, -rng.integers(len(x))) if len(x) <= n else x[rng.integers(len(x)-n+1):]
-    x = np.resize(x, n); return x/max(np.sqrt(np.mean(x**2)), 1e-5)
+    x = decode(path, sr)[0]
+    x = np.roll(x, -rng.integers(len(x))) if len(x) <= n else x[rng.integers(len(x) - n + 1) :]
+    x = np.resize(x, n)
+    return x / max(np.sqrt(np.mean(x**2)), 1e-5)
+
 
 def write_mixes(
-    items:pd.DataFrame,   # path, one label each
-    out:str,              # folder to write to
-    n:int=300,            # mixtures
-    most:int=3,           # instruments in one, at most; 1 to `most` in turn
-    seconds:float=3.,
-    sr:int=32000,         # rate in Hz
-    lo:float=-6.,         # least gain of an instrument in dB; the largest is 0
-    seed:int=0,
-) -> pd.DataFrame:        # `irmas.items` of what was written
+    items: pd.DataFrame,  # path, one label each
+    out: str,  # folder to write to
+    n: int = 300,  # mixtures
+    most: int = 3,  # instruments in one, at most; 1 to `most` in turn
+    seconds: float = 3.0,
+    sr: int = 32000,  # rate in Hz
+    lo: float = -6.0,  # least gain of an instrument in dB; the largest is 0
+    seed: int = 0,
+) -> pd.DataFrame:  # `irmas.items` of what was written
     "Mixtures of items of different labels as an IRMAS test set: a WAV and a text each"
-    folder = Path(out)/'irmas/IRMAS-TestingData-Part1/Part1'; folder.mkdir(parents=True); rng = np.random.default_rng(seed)
+    folder = Path(out) / 'irmas/IRMAS-TestingData-Part1/Part1'
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
     paths = {l: sorted(g) for l, g in items.groupby('label').path}
     for i in tqdm(range(n), 'mixing', disable=n < 500):
         codes = rng.choice(sorted(paths), 1 + i % most, replace=False)
-        x = sum(10**(rng.uniform(lo, 0)/20)*_voice(rng, rng.choice(paths[c]), int(seconds*sr), sr) for c in codes)
-        sf.write(folder/f'mix {i:04d}.wav', x*min(.1/np.sqrt(np.mean(x**2)), .99/np.abs(x).max()), sr); (folder/f'mix {i:04d}.txt').write_text('\n'.join(codes))
+        x = sum(
+            10 ** (rng.uniform(lo, 0) / 20)
+            * _voice(rng, rng.choice(paths[c]), int(seconds * sr), sr)
+            for c in codes
+        )
+        sf.write(
+            folder / f'mix {i:04d}.wav',
+            x * min(0.1 / np.sqrt(np.mean(x**2)), 0.99 / np.abs(x).max()),
+            sr,
+        )
+        (folder / f'mix {i:04d}.txt').write_text('\n'.join(codes))
     return irmas.items(out)
 
 # %% ../nbs/04_irmas_multistft.ipynb #c28c39e9
 def predict_clips(
-    clf:Classifier,
-    items:pd.DataFrame,   # path; label, a list each
-    pool:str='mean',      # of the windows of a clip: 'mean' or 'max'
-    cache=None,           # where decoded sounds are kept
-    progress:bool=True,   # show a bar?
+    clf: Classifier,
+    items: pd.DataFrame,  # path; label, a list each
+    pool: str = 'mean',  # of the windows of a clip: 'mean' or 'max'
+    cache=None,  # where decoded sounds are kept
+    progress: bool = True,  # show a bar?
 ) -> Report:
     "The model's answers to clips of any length, beside the truth"
     store = build(clf.recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
-    truth = items.reset_index(drop=True).assign(label=[[l] if isinstance(l, str) else l for l in items.label])
-    return Report(clf.labels, truth, predict_store(clf, store, progress=progress, pool=pool), pool, getattr(store, 'html', None), clf.summary.get('thresholds'))
+    truth = items.reset_index(drop=True).assign(
+        label=[[l] if isinstance(l, str) else l for l in items.label]
+    )
+    return Report(
+        clf.labels,
+        truth,
+        predict_store(clf, store, progress=progress, pool=pool),
+        pool,
+        getattr(store, 'html', None),
+        clf.summary.get('thresholds'),
+    )
 
-def merged(report:Report) -> Report:
+
+def merged(report: Report) -> Report:
     "`report` with both guitars as one label"
-    probs, labels = merge_probs(report.probs, report.labels); t = report.thresholds or {}
-    guitar = {'gui': max(t.get(k, .5) for k in GUITARS)}
-    return Report(labels, report.items.assign(label=merge_guitars(report.items.label)), probs, f'{report.name}, guitars merged', report.preview, t | guitar)
+    probs, labels = merge_probs(report.probs, report.labels)
+    t = report.thresholds or {}
+    guitar = {'gui': max(t.get(k, 0.5) for k in GUITARS)}
+    return Report(
+        labels,
+        report.items.assign(label=merge_guitars(report.items.label)),
+        probs,
+        f'{report.name}, guitars merged',
+        report.preview,
+        t | guitar,
+    )
 
 # %% ../nbs/04_irmas_multistft.ipynb #47a6c4fd
 def mix_record(
-    clf:Classifier,
-    items:pd.DataFrame,   # path, one label each: what is mixed
-    n:int=300,            # mixtures
-    seed:int=0,
-    **kw,                 # most, seconds, lo of `write_mixes`
+    clf: Classifier,
+    items: pd.DataFrame,  # path, one label each: what is mixed
+    n: int = 300,  # mixtures
+    seed: int = 0,
+    **kw,  # most, seconds, lo of `write_mixes`
 ) -> dict:
     "Figures of `clf` on mixtures of items, its windows pooled by mean and by max, and by the number of instruments in a mixture"
     with TemporaryDirectory() as tmp:
         mixes = write_mixes(items, tmp, n, sr=clf.recipe.store[1]['sr'], seed=seed, **kw)
         found = {p: predict_clips(clf, mixes, p, tmp, progress=False) for p in ('mean', 'max')}
-    size, r = mixes.label.map(len), found['mean']; by = {str(k): replace(r, items=r.items[size == k], probs=r.probs[size == k]).metrics for k in sorted(set(size))}
-    return dict(recipe=clf.recipe.name, seed=seed, metrics={p: r.metrics for p, r in found.items()}, by_number=by)
+    size, r = mixes.label.map(len), found['mean']
+    by = {
+        str(k): replace(r, items=r.items[size == k], probs=r.probs[size == k]).metrics
+        for k in sorted(set(size))
+    }
+    return dict(
+        recipe=clf.recipe.name,
+        seed=seed,
+        metrics={p: r.metrics for p, r in found.items()},
+        by_number=by,
+    )
+
 
 def _of_mixtures(run, items, n=300):
     "Figures of a run on `n` mixtures of what validates"
-    if not n: return {}
+    if not n:
+        return {}
     m = mix_record(run.model, items[items.split == 'valid'], n)['metrics']['mean']
-    return {f'mixtures_{k}': m[v] for k, v in dict(f1='micro_f1', accuracy='accuracy', lrap='lrap').items()}
+    return {
+        f'mixtures_{k}': m[v]
+        for k, v in dict(f1='micro_f1', accuracy='accuracy', lrap='lrap').items()
+    }
 
 # %% ../nbs/04_irmas_multistft.ipynb #9d44eb27
 def ablation_record(
-    recipe:Recipe,
-    items:pd.DataFrame,   # path, one label each, split
-    out,                  # folder: a run each; those that are there are not made again
-    n:int=300,            # mixtures
-    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
+    recipe: Recipe,
+    items: pd.DataFrame,  # path, one label each, split
+    out,  # folder: a run each; those that are there are not made again
+    n: int = 300,  # mixtures
+    **kw,  # jobs, ... of `run_jobs`, speed, ... of `fit`
 ) -> dict:
     "Figures of `recipe` and of each of its `ablations` on what validates, and on mixtures of that: a row each"
-    found = ablations(recipe); runs = run_jobs([(r, items, None, 0, Path(out)/k) for k, r in found.items()], **kw)
-    names = ['nothing', *(k.removeprefix(f'{recipe.name}-no-') for k in list(found)[1:])]; last = runs[0].record
-    return dict(recipe=last['recipe'], device=last['device'], versions=last['versions'], rows=[dict(without=k) | r.record['metrics']['valid'] | _of_mixtures(r, items, n) for k, r in zip(names, runs)])
+    found = ablations(recipe)
+    runs = run_jobs([(r, items, None, 0, Path(out) / k) for k, r in found.items()], **kw)
+    names = ['nothing', *(k.removeprefix(f'{recipe.name}-no-') for k in list(found)[1:])]
+    last = runs[0].record
+    return dict(
+        recipe=last['recipe'],
+        device=last['device'],
+        versions=last['versions'],
+        rows=[
+            dict(without=k) | r.record['metrics']['valid'] | _of_mixtures(r, items, n)
+            for k, r in zip(names, runs)
+        ],
+    )
 
 # %% ../nbs/04_irmas_multistft.ipynb #187ec4cd
 def clip_log(
-    report:Report,   # of `predict_clips`
-    csv:str=None,    # write it there
+    report: Report,  # of `predict_clips`
+    csv: str = None,  # write it there
 ) -> pd.DataFrame:
     "A row a clip: file, truth, label, confidence, right, and accuracy so far"
-    right = report.right; so_far = right.cumsum()/(np.arange(len(right))+1)
-    t = pd.DataFrame(dict(file=[Path(p).name for p in report.items.path], truth=report.items.label.str.join(' '), label=report.predicted,
-                          confidence=report.probs.max(1).round(4), right=right, accuracy=so_far.round(4)))
-    if csv: write_csv(t, csv)
+    right = report.right
+    so_far = right.cumsum() / (np.arange(len(right)) + 1)
+    t = pd.DataFrame(
+        dict(
+            file=[Path(p).name for p in report.items.path],
+            truth=report.items.label.str.join(' '),
+            label=report.predicted,
+            confidence=report.probs.max(1).round(4),
+            right=right,
+            accuracy=so_far.round(4),
+        )
+    )
+    if csv:
+        write_csv(t, csv)
     return t
 
+
 def show_log(
-    log:pd.DataFrame,   # of `clip_log`
-    n:int=5,            # lines from its end
+    log: pd.DataFrame,  # of `clip_log`
+    n: int = 5,  # lines from its end
 ):
     "Prints the last lines of a log and what it comes to"
-    name = lambda codes: ' + '.join((IRMAS_NAMES | dict(gui='guitar')).get(c, c) for c in codes.split())
-    for r in log.tail(n).itertuples(): print(f'{r.file}: truth {name(r.truth)}; predicted {name(r.label)} ({100*r.confidence:.0f} %), {"right" if r.right else "wrong"}; so far {100*r.accuracy:.1f} %')
+    name = lambda codes: ' + '.join(
+        (IRMAS_NAMES | dict(gui='guitar')).get(c, c) for c in codes.split()
+    )
+    for r in log.tail(n).itertuples():
+        print(
+            f'{r.file}: truth {name(r.truth)}; predicted {name(r.label)} ({100 * r.confidence:.0f} %), {"right" if r.right else "wrong"}; so far {100 * r.accuracy:.1f} %'
+        )
     label, share = best_constant(log.truth.str.split())
-    print(f'{log.right.sum()} of {len(log)} right: {100*log.right.mean():.1f} %; always {name(label)}: {100*share:.1f} %')
+    print(
+        f'{log.right.sum()} of {len(log)} right: {100 * log.right.mean():.1f} %; always {name(label)}: {100 * share:.1f} %'
+    )
 
 # %% ../nbs/04_irmas_multistft.ipynb #b1bf4f8e
 def try_held_out(
-    recipes:dict,         # under names of their own, as `ablations` gives them
-    items:pd.DataFrame,   # path, label, group, split
-    out,                  # folder: a run each; those that are there are not made again
-    parts:tuple=(1, 2),   # of `hold_out`
-    seeds:tuple=(0,),
-    n:int=300,            # mixtures of the notes held out; 0: none
-    **kw,                 # jobs, ... of `run_jobs`, speed, ... of `fit`
+    recipes: dict,  # under names of their own, as `ablations` gives them
+    items: pd.DataFrame,  # path, label, group, split
+    out,  # folder: a run each; those that are there are not made again
+    parts: tuple = (1, 2),  # of `hold_out`
+    seeds: tuple = (0,),
+    n: int = 300,  # mixtures of the notes held out; 0: none
+    **kw,  # jobs, ... of `run_jobs`, speed, ... of `fit`
 ) -> pd.DataFrame:
     "A row a recipe, part and seed: trained without that part of the sources in train, and tried on its notes and on mixtures of them; what is valid in `items` is left in peace"
-    held = {p: (t := hold_out(items, part=p))[t.split != 'test'].reset_index(drop=True) for p in parts}; rows = list(product(recipes, parts, seeds))
-    runs = run_jobs([(recipes[r], held[p], None, s, Path(out)/f'{r}-part{p}-seed{s}') for r, p, s in rows], **kw)
-    found = [r.record['metrics']['valid'] | _of_mixtures(r, held[p], n) for r, (_, p, _) in zip(runs, rows)]
+    held = {
+        p: (t := hold_out(items, part=p))[t.split != 'test'].reset_index(drop=True) for p in parts
+    }
+    rows = list(product(recipes, parts, seeds))
+    runs = run_jobs(
+        [(recipes[r], held[p], None, s, Path(out) / f'{r}-part{p}-seed{s}') for r, p, s in rows],
+        **kw,
+    )
+    found = [
+        r.record['metrics']['valid'] | _of_mixtures(r, held[p], n)
+        for r, (_, p, _) in zip(runs, rows)
+    ]
     return pd.DataFrame(found, pd.MultiIndex.from_tuples(rows, names=['recipe', 'part', 'seed']))
 
 # %% ../nbs/04_irmas_multistft.ipynb #674e5249
 def specialists(
-    recipe:Recipe,
-    items:pd.DataFrame,    # path, label, split
-    out:str,               # folder: a run a label
-    split:str='valid',     # the part that is reported
-    **kw,                  # seed, cache, speed, ... of `fit`
+    recipe: Recipe,
+    items: pd.DataFrame,  # path, label, split
+    out: str,  # folder: a run a label
+    split: str = 'valid',  # the part that is reported
+    **kw,  # seed, cache, speed, ... of `fit`
 ) -> Report:
     "A network a label that tells it from all others, and the probabilities that they give, in one report"
-    labels = sorted(items.label.explode().unique()); has = pd.DataFrame(one_hot(items.label, labels), columns=labels)
-    runs = [fit(replace(recipe, name=f'{recipe.name}-{l}'), items.assign(label=np.where(has[l], l, 'other')), out=Path(out)/l, **kw) for l in labels]
-    reports = [r.report_of(split) for r in runs]; part = items[items.split == split].reset_index(drop=True)
-    thresholds = {l: (r.thresholds or {}).get(l, .5) for l, r in zip(labels, reports)}
-    return Report(labels, part, np.stack([r.probs[:, r.labels.index(l)] for l, r in zip(labels, reports)], 1), split, thresholds=thresholds)
+    labels = sorted(items.label.explode().unique())
+    has = pd.DataFrame(one_hot(items.label, labels), columns=labels)
+    runs = [
+        fit(
+            replace(recipe, name=f'{recipe.name}-{l}'),
+            items.assign(label=np.where(has[l], l, 'other')),
+            out=Path(out) / l,
+            **kw,
+        )
+        for l in labels
+    ]
+    reports = [r.report_of(split) for r in runs]
+    part = items[items.split == split].reset_index(drop=True)
+    thresholds = {l: (r.thresholds or {}).get(l, 0.5) for l, r in zip(labels, reports)}
+    return Report(
+        labels,
+        part,
+        np.stack([r.probs[:, r.labels.index(l)] for l, r in zip(labels, reports)], 1),
+        split,
+        thresholds=thresholds,
+    )

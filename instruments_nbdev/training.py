@@ -22,7 +22,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns, torch, torch.nn as nn, torch.nn.functional as F
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo, combine_scheds, combined_cos
+from fastai.callback.schedule import (
+    ParamScheduler,
+    SchedCos,
+    SchedLin,
+    SchedNo,
+    combine_scheds,
+    combined_cos,
+)
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -38,114 +45,162 @@ from safetensors.torch import save
 from tqdm import tqdm
 from .audio_transforms import seed_transforms
 from .data import naming, replacing, source_weights, split_items
-from .evaluation import Report, _listed, fit_sure, fit_temperature, fit_thresholds, one_hot, temper
+from instruments_nbdev.evaluation import (
+    Report,
+    _listed,
+    fit_sure,
+    fit_temperature,
+    fit_thresholds,
+    one_hot,
+    temper,
+)
 
 # %% ../nbs/01a_training.ipynb #1f79bfce
 class TrainingError(ValueError):
     "A run, recipe or model file that cannot be used; the message is one sentence that says which and why"
 
+
 @dataclass(frozen=True)
 class Recipe:
     "All choices of one run, as data; see the comment behind each field"
-    name:str                       # how commands and records call it
-    about:str = ''                 # what it should reach, on what, in how long
-    data:str = 'esc50'             # name of the data set
-    split:str = 'folds'            # how `data.split_items` makes train, valid and test
-    store:tuple = ('audio_transforms.sound_store', {'sr': 22050})  # spec of the decoded data
-    window:int = 110250            # samples that the network sees at once; 0 for photos
-    front_end:tuple = ('audio_transforms.LogMel', {})              # spec: raw batch -> features
-    body:tuple = ('training.MeanStdLinear', {})                    # spec: features -> logits; is given `n_out`
-    weights:str = ''               # what the body starts from: a name it knows, or a file; empty: random numbers
-    augment:tuple = ()             # specs on raw batches
-    augment_features:tuple = ()    # specs on features
-    mixup:tuple = ()               # spec of a module (x, y) -> (x, y), or nothing
-    epochs:int = 10
-    bs:int = 32
-    lr:float = 1e-3
-    opt:str = 'adam'               # a key of `OPTIMISERS`
-    wd:float = 0.01
-    schedule:str = 'one_cycle'     # a key of `SCHEDULES`
-    pct_start:float = 0.25         # share of the one-cycle schedule that goes up
-    label_smoothing:float = 0.
-    clip:float = 0.                # largest gradient norm; 0: none
-    l1:float = 0.                  # penalty on the sum of the weights' sizes, added to the loss
-    l2:float = 0.                  # penalty on the sum of their squares; `wd` decays weights beside the loss instead
-    l2_sp:float = 0.               # decay of pretrained weights towards where they started, as a share of the learning rate
-    l2_sp_head:float = 0.          # the same for the head, where that is pretrained too
-    balance:float = 1.             # items of large groups are drawn less often within their label: 1 not at all, 0 so that groups are drawn alike
-    freeze:int = 0                 # first epochs, in which only the body's last group of parameters (the head) learns
-    probe:int = 0                  # views of each item, as it is and then augmented, on which the head is first fitted by logistic regression while the body is frozen; 0: the head starts at random
-    fixed:int = 0                  # first groups of the body's parameters that never learn: cheaper, for nothing flows back to them
-    lr_low:float = 1.              # learning rate of the body's first group, as a share of `lr`; in between: geometric
-    keep_stats:bool = False        # batch norms outside the head keep their statistics
-    ema:float = 0.                 # decay of the averaged weights; 0: none
-    save_best:bool = False         # keep the epoch that is best on validation, not the last
-    patience:int = 0               # stop after so many epochs without a better validation; 0: never
-    views:tuple = ()               # specs on raw batches: the answer is the mean of the one for an item and of those for these views of it
-    calibrate:bool = False         # fit to the validation items a temperature, so that stated confidence is about how often it is right, and a level to be sure from
-    multi_label:bool = False       # an item may have several labels, or a list of them: each is yes or no by itself (sigmoid, binary cross-entropy)
-    half:bool = False              # store weights as float16: half the file
+
+    name: str  # how commands and records call it
+    about: str = ''  # what it should reach, on what, in how long
+    data: str = 'esc50'  # name of the data set
+    split: str = 'folds'  # how `data.split_items` makes train, valid and test
+    store: tuple = ('audio_transforms.sound_store', {'sr': 22050})  # spec of the decoded data
+    window: int = 110250  # samples that the network sees at once; 0 for photos
+    front_end: tuple = ('audio_transforms.LogMel', {})  # spec: raw batch -> features
+    body: tuple = ('training.MeanStdLinear', {})  # spec: features -> logits; is given `n_out`
+    weights: str = (
+        ''  # what the body starts from: a name it knows, or a file; empty: random numbers
+    )
+    augment: tuple = ()  # specs on raw batches
+    augment_features: tuple = ()  # specs on features
+    mixup: tuple = ()  # spec of a module (x, y) -> (x, y), or nothing
+    epochs: int = 10
+    bs: int = 32
+    lr: float = 1e-3
+    opt: str = 'adam'  # a key of `OPTIMISERS`
+    wd: float = 0.01
+    schedule: str = 'one_cycle'  # a key of `SCHEDULES`
+    pct_start: float = 0.25  # share of the one-cycle schedule that goes up
+    label_smoothing: float = 0.0
+    clip: float = 0.0  # largest gradient norm; 0: none
+    l1: float = 0.0  # penalty on the sum of the weights' sizes, added to the loss
+    l2: float = (
+        0.0  # penalty on the sum of their squares; `wd` decays weights beside the loss instead
+    )
+    l2_sp: float = 0.0  # decay of pretrained weights towards where they started, as a share of the learning rate
+    l2_sp_head: float = 0.0  # the same for the head, where that is pretrained too
+    balance: float = 1.0  # items of large groups are drawn less often within their label: 1 not at all, 0 so that groups are drawn alike
+    freeze: int = (
+        0  # first epochs, in which only the body's last group of parameters (the head) learns
+    )
+    probe: int = 0  # views of each item, as it is and then augmented, on which the head is first fitted by logistic regression while the body is frozen; 0: the head starts at random
+    fixed: int = 0  # first groups of the body's parameters that never learn: cheaper, for nothing flows back to them
+    lr_low: float = (
+        1.0  # learning rate of the body's first group, as a share of `lr`; in between: geometric
+    )
+    keep_stats: bool = False  # batch norms outside the head keep their statistics
+    ema: float = 0.0  # decay of the averaged weights; 0: none
+    save_best: bool = False  # keep the epoch that is best on validation, not the last
+    patience: int = 0  # stop after so many epochs without a better validation; 0: never
+    views: tuple = ()  # specs on raw batches: the answer is the mean of the one for an item and of those for these views of it
+    calibrate: bool = False  # fit to the validation items a temperature, so that stated confidence is about how often it is right, and a level to be sure from
+    multi_label: bool = False  # an item may have several labels, or a list of them: each is yes or no by itself (sigmoid, binary cross-entropy)
+    half: bool = False  # store weights as float16: half the file
 
 # %% ../nbs/01a_training.ipynb #20f5a580
 def _tuples(x):
     "`x` with tuples for lists, at any depth: JSON has no tuples"
-    if isinstance(x, dict): return {k: _tuples(v) for k, v in x.items()}
+    if isinstance(x, dict):
+        return {k: _tuples(v) for k, v in x.items()}
     return tuple(map(_tuples, x)) if isinstance(x, (list, tuple)) else x
 
-def recipe_from(d:dict # as `dataclasses.asdict` or JSON gives it
-    ) -> Recipe:
+
+def recipe_from(
+    d: dict,  # as `dataclasses.asdict` or JSON gives it
+) -> Recipe:
     "The `Recipe` of a plain dict; `TrainingError` for a field it does not know"
-    if not isinstance(d, dict) or 'name' not in d: raise TrainingError('recipe: not a table of fields with a name')
+    if not isinstance(d, dict) or 'name' not in d:
+        raise TrainingError('recipe: not a table of fields with a name')
     kinds = {f.name: (int, float) if f.type is float else f.type for f in fields(Recipe)}
-    d = {k: _tuples(v) for k,v in d.items()}
-    if d.pop('flip', None): d['views'] = (('custom_cnn.Mirror', {}),)          # as older model files say it
-    for k,v in d.items():
-        if k not in kinds: raise TrainingError(f'recipe: unknown field {k!r}')
-        if not isinstance(v, kinds[k]): raise TrainingError(f'recipe: {k} cannot be {str(v)[:40]!r}')
+    d = {k: _tuples(v) for k, v in d.items()}
+    if d.pop('flip', None):
+        d['views'] = (('custom_cnn.Mirror', {}),)  # as older model files say it
+    for k, v in d.items():
+        if k not in kinds:
+            raise TrainingError(f'recipe: unknown field {k!r}')
+        if not isinstance(v, kinds[k]):
+            raise TrainingError(f'recipe: {k} cannot be {str(v)[:40]!r}')
     return Recipe(**d)
 
 # %% ../nbs/01a_training.ipynb #60e267df
 RECIPES = {}
 
-def add_recipe(recipe:Recipe) -> Recipe:
+
+def add_recipe(recipe: Recipe) -> Recipe:
     "`recipe`, now in `RECIPES` under its name"
     RECIPES[recipe.name] = recipe
     return recipe
 
 # %% ../nbs/01a_training.ipynb #0bf6e00c
-def named(name:str):
+def named(name: str):
     "The public object called `module.name` in this package; `TrainingError` if there is none"
     mod, _, attr = str(name).partition('.')
-    try: m = import_module(f'{__package__ or "instruments_nbdev"}.{mod}') if re.fullmatch(r'[a-z]\w*', mod) else None
-    except ImportError: m = None
-    if attr not in getattr(m, '__all__', ()): raise TrainingError(f'{name!r} is no public name of this package')
+    try:
+        m = (
+            import_module(f'{__package__ or "instruments_nbdev"}.{mod}')
+            if re.fullmatch(r'[a-z]\w*', mod)
+            else None
+        )
+    except ImportError:
+        m = None
+    if attr not in getattr(m, '__all__', ()):
+        raise TrainingError(f'{name!r} is no public name of this package')
     return getattr(m, attr)
 
-def build(spec:tuple, **kwargs):
+
+def build(spec: tuple, **kwargs):
     "The network part, transform or store of a spec `(name, arguments)`, with further keyword arguments; nothing else is ever called"
-    if len(spec) != 2 or not isinstance(spec[1], dict): raise TrainingError(f'a spec is a name and its arguments, not {str(spec)[:60]}')
+    if len(spec) != 2 or not isinstance(spec[1], dict):
+        raise TrainingError(f'a spec is a name and its arguments, not {str(spec)[:60]}')
     f = named(spec[0])
-    if not (isinstance(f, type) and issubclass(f, nn.Module) or spec[0].endswith('_store')): raise TrainingError(f'{spec[0]!r} is neither a module nor a store')
+    if not (isinstance(f, type) and issubclass(f, nn.Module) or spec[0].endswith('_store')):
+        raise TrainingError(f'{spec[0]!r} is neither a module nor a store')
     return f(**spec[1], **kwargs)
 
 # %% ../nbs/01a_training.ipynb #346b2fb5
 class Classifier(nn.Module):
     "A raw batch (B, …) to logits (B, C); built from a `Recipe` and a list of labels"
-    def __init__(self, recipe:Recipe, labels:list):
+
+    def __init__(self, recipe: Recipe, labels: list):
         super().__init__()
-        self.recipe, self.labels, self.bf16, self.summary = recipe, list(labels), False, {}   # what is known of it, kept in its file
+        self.recipe, self.labels, self.bf16, self.summary = (
+            recipe,
+            list(labels),
+            False,
+            {},
+        )  # what is known of it, kept in its file
         self.front_end = build(recipe.front_end)
         self.masks = nn.Sequential(*map(build, recipe.augment_features))
         self.views = nn.ModuleList(map(build, recipe.views))
         self.body = build(recipe.body, n_out=len(labels))
 
     def forward(self, x):
-        kind, x = x.device.type, self.masks(self.front_end(x))        # features may be a list, of several spectrograms
-        with torch.autocast(kind, torch.bfloat16, enabled=self.bf16): return self.body(x).float()
+        kind, x = (
+            x.device.type,
+            self.masks(self.front_end(x)),
+        )  # features may be a list, of several spectrograms
+        with torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
+            return self.body(x).float()
 
     def answer(self, x):
         "Probabilities (B, C) of a raw batch: the mean over it and all views of it"
-        return torch.stack([self.probs(self(v)) for v in (x, *(view(x) for view in self.views))]).mean(0)
+        return torch.stack(
+            [self.probs(self(v)) for v in (x, *(view(x) for view in self.views))]
+        ).mean(0)
 
     def groups(self):
         "Lists of parameters from the input to the head, if the body has `groups()`; else one list of all"
@@ -156,367 +211,740 @@ class Classifier(nn.Module):
         return logits.sigmoid() if self.recipe.multi_label else logits.softmax(1)
 
     @property
-    def temperature(self): return float(self.summary.get('temperature', 1.))
+    def temperature(self):
+        return float(self.summary.get('temperature', 1.0))
+
     @property
-    def sure(self): return float(self.summary.get('sure', 0.))
+    def sure(self):
+        return float(self.summary.get('sure', 0.0))
+
     @property
-    def thresholds(self): return np.array([float(self.summary.get('thresholds', {}).get(l, .5)) for l in self.labels])
+    def thresholds(self):
+        return np.array(
+            [float(self.summary.get('thresholds', {}).get(l, 0.5)) for l in self.labels]
+        )
+
     @property
-    def n_params(self): return sum(p.numel() for p in self.body.parameters())
+    def n_params(self):
+        return sum(p.numel() for p in self.body.parameters())
 
 # %% ../nbs/01a_training.ipynb #73e5a4ba
 class MeanStdLinear(nn.Module):
     "Features (B, M, F) to logits (B, n_out): mean and deviation over time, batch norm, one linear layer, the head"
-    def __init__(self, n_in:int=64, n_out:int=10):
+
+    def __init__(self, n_in: int = 64, n_out: int = 10):
         super().__init__()
-        self.norm, self.fc = nn.BatchNorm1d(2*n_in), nn.Linear(2*n_in, n_out)
-    def forward(self, x): return self.fc(self.norm(torch.cat([x.mean(-1), x.std(-1)], 1)))
-    def groups(self): return [list(self.norm.parameters()), list(self.fc.parameters())]
+        self.norm, self.fc = nn.BatchNorm1d(2 * n_in), nn.Linear(2 * n_in, n_out)
+
+    def forward(self, x):
+        return self.fc(self.norm(torch.cat([x.mean(-1), x.std(-1)], 1)))
+
+    def groups(self):
+        return [list(self.norm.parameters()), list(self.fc.parameters())]
 
 # %% ../nbs/01a_training.ipynb #5b201c6e
 FORMAT = 1
-_BLANK = '0'*32                # stands where the digest will be
+_BLANK = '0' * 32  # stands where the digest will be
+
 
 def _digest(data, told=_BLANK):
     "Digest of a model file, in which zeros take the place of the one that it tells"
     return blake2b(data.replace(told.encode(), _BLANK.encode(), 1), digest_size=16).hexdigest()
 
-def save_model(clf:Classifier, path:str) -> Path:
+
+def save_model(clf: Classifier, path: str) -> Path:
     "The file that `load_model` reads; written beside `path` and moved there whole"
     path, half = Path(path), clf.recipe.half
-    meta = dict(digest=_BLANK, format=FORMAT, recipe=asdict(clf.recipe), labels=clf.labels, summary=clf.summary)
-    state = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k,v in clf.state_dict().items()}
+    meta = dict(
+        digest=_BLANK,
+        format=FORMAT,
+        recipe=asdict(clf.recipe),
+        labels=clf.labels,
+        summary=clf.summary,
+    )
+    state = {
+        k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu()
+        for k, v in clf.state_dict().items()
+    }
     data = save(state, {'instruments_nbdev': json.dumps(meta)})
-    with replacing(path) as tmp: tmp.write_bytes(data.replace(_BLANK.encode(), _digest(data).encode(), 1))
+    with replacing(path) as tmp:
+        tmp.write_bytes(data.replace(_BLANK.encode(), _digest(data).encode(), 1))
     return path
 
 # %% ../nbs/01a_training.ipynb #0f6d6d1a
 def _intact(meta, data):
     "Has a file the digest that it tells? An older one tells none, and nothing else that is not known"
-    if not isinstance(meta, dict) or meta.keys() <= {'format', 'recipe', 'labels', 'summary'}: return True
+    if not isinstance(meta, dict) or meta.keys() <= {'format', 'recipe', 'labels', 'summary'}:
+        return True
     told = meta.get('digest')
     return isinstance(told, str) and told == _digest(data, told)
 
+
 def _read_model(path):
-    if not Path(path).exists(): raise TrainingError(f'{path}: no such model file, and none of that name is bundled ({", ".join(bundled())})')
-    if not Path(path).is_file(): raise TrainingError(f'{path}: not a file')        # a pipe would never end
+    if not Path(path).exists():
+        raise TrainingError(
+            f'{path}: no such model file, and none of that name is bundled ({", ".join(bundled())})'
+        )
+    if not Path(path).is_file():
+        raise TrainingError(f'{path}: not a file')  # a pipe would never end
     try:
-        with safe_open(path, 'pt') as f: meta, state = json.loads((f.metadata() or {})['instruments_nbdev']), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, 'pt') as f:
+            meta, state = (
+                json.loads((f.metadata() or {})['instruments_nbdev']),
+                {k: f.get_tensor(k) for k in f.keys()},
+            )
         whole = _intact(meta, Path(path).read_bytes())
-    except KeyError: raise TrainingError(f'{path}: a safetensors file, but not a model of this package') from None
-    except (SafetensorError, OSError, ValueError, RecursionError): raise TrainingError(f'{path}: not a safetensors file, or a damaged one; nothing was loaded') from None
-    if not whole: raise TrainingError(f'{path}: a damaged model file: its bytes are not those that were saved; nothing was loaded')
+    except KeyError:
+        raise TrainingError(
+            f'{path}: a safetensors file, but not a model of this package'
+        ) from None
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        raise TrainingError(
+            f'{path}: not a safetensors file, or a damaged one; nothing was loaded'
+        ) from None
+    if not whole:
+        raise TrainingError(
+            f'{path}: a damaged model file: its bytes are not those that were saved; nothing was loaded'
+        )
     return meta, state
+
 
 def _small(x):
     "Are all numbers in a description of a size that a network can have?"
-    if isinstance(x, (dict, list, tuple)): return all(map(_small, x.values() if isinstance(x, dict) else x))
+    if isinstance(x, (dict, list, tuple)):
+        return all(map(_small, x.values() if isinstance(x, dict) else x))
     return not isinstance(x, (int, float)) or abs(x) <= 2**22
+
 
 def _blank(recipe):
     "A batch of one silent sound, or of one black photo, as the recipe's store gives it"
-    if recipe.window: return torch.zeros(1, recipe.window, dtype=torch.int16)
-    return torch.zeros(1, 3, side := min(recipe.store[1].get('size', 64), 2048), side, dtype=torch.uint8)
+    if recipe.window:
+        return torch.zeros(1, recipe.window, dtype=torch.int16)
+    return torch.zeros(
+        1, 3, side := min(recipe.store[1].get('size', 64), 2048), side, dtype=torch.uint8
+    )
+
 
 def _described(meta, state):
     "The classifier of a description and its weights, tried on silence or on a black photo"
-    if meta['format'] > FORMAT: raise TrainingError('made by a newer version of this package')
+    if meta['format'] > FORMAT:
+        raise TrainingError('made by a newer version of this package')
     recipe, labels = recipe_from(meta['recipe']), meta['labels']
-    if not _small(meta['recipe']): raise TrainingError('its description has sizes that no network has')
-    if not isinstance(labels, list) or len({l for l in labels if isinstance(l, str)}) != len(labels): raise TrainingError('its labels are not different names')
-    if recipe.window < 0 or not str(recipe.store[0]).endswith('_store') or not callable(named(recipe.store[0])): raise TrainingError('its store is none')
-    clf = Classifier(recipe, labels); clf.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
-    clf.summary = meta['summary']; clf.eval()
-    if not .01 <= clf.temperature <= 100: raise TrainingError('its temperature is none')
-    if not 0 <= clf.sure <= 1: raise TrainingError('its level of being sure is none')
-    if not ((clf.thresholds >= 0) & (clf.thresholds <= 1)).all(): raise TrainingError('its thresholds are none')
-    with torch.inference_mode(): assert clf(_blank(recipe)).shape == (1, len(labels))
+    if not _small(meta['recipe']):
+        raise TrainingError('its description has sizes that no network has')
+    if not isinstance(labels, list) or len({l for l in labels if isinstance(l, str)}) != len(
+        labels
+    ):
+        raise TrainingError('its labels are not different names')
+    if (
+        recipe.window < 0
+        or not str(recipe.store[0]).endswith('_store')
+        or not callable(named(recipe.store[0]))
+    ):
+        raise TrainingError('its store is none')
+    clf = Classifier(recipe, labels)
+    clf.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    clf.summary = meta['summary']
+    clf.eval()
+    if not 0.01 <= clf.temperature <= 100:
+        raise TrainingError('its temperature is none')
+    if not 0 <= clf.sure <= 1:
+        raise TrainingError('its level of being sure is none')
+    if not ((clf.thresholds >= 0) & (clf.thresholds <= 1)).all():
+        raise TrainingError('its thresholds are none')
+    with torch.inference_mode():
+        assert clf(_blank(recipe)).shape == (1, len(labels))
     return clf
+
 
 def bundled() -> dict:
     "Names and files of the models that come with the package"
-    return {p.stem: p for p in sorted((Path(str(package_files('instruments_nbdev')))/'models').glob('*.safetensors'))}
+    return {
+        p.stem: p
+        for p in sorted(
+            (Path(str(package_files('instruments_nbdev'))) / 'models').glob('*.safetensors')
+        )
+    }
 
-def load_model(path:str) -> Classifier:
+
+def load_model(path: str) -> Classifier:
     "The `Classifier` of a model file or a run folder, or bundled under that name, in `.eval()`; `TrainingError` names a file that is missing, foreign or damaged"
-    if not Path(path).exists(): path = bundled().get(str(path), path)
-    if Path(path).is_dir(): path = Path(path)/'model.safetensors'
+    if not Path(path).exists():
+        path = bundled().get(str(path), path)
+    if Path(path).is_dir():
+        path = Path(path) / 'model.safetensors'
     meta, state = _read_model(path)
-    try: return _described(meta, state)
-    except TrainingError as e: raise TrainingError(f'{path}: {e}') from None
-    except Exception as e:    # whatever a wrong description leads to: here it is the file's fault
-        raise TrainingError(f'{path}: its weights and its description do not fit together ({type(e).__name__})') from None
+    try:
+        return _described(meta, state)
+    except TrainingError as e:
+        raise TrainingError(f'{path}: {e}') from None
+    except Exception as e:  # whatever a wrong description leads to: here it is the file's fault
+        raise TrainingError(
+            f'{path}: its weights and its description do not fit together ({type(e).__name__})'
+        ) from None
 
 # %% ../nbs/01a_training.ipynb #8533a977
 class ItemLoader(DataLoader):
     "Batches `(x, y)`: x from `store` by index, y float (B, C) from `targets`; order and cuts drawn from `seed(n)`, with `weights` as often as they say"
-    def __init__(self, store, targets, idxs, bs=32, window=0, train=False, device=None, weights=None):
-        super().__init__(np.asarray(idxs, int), bs=bs, shuffle=train, drop_last=train and len(idxs) > bs, device=device)
-        self.store, self.targets, self.window, self.train, self.often = store, targets, window, train, weights
+
+    def __init__(
+        self, store, targets, idxs, bs=32, window=0, train=False, device=None, weights=None
+    ):
+        super().__init__(
+            np.asarray(idxs, int),
+            bs=bs,
+            shuffle=train,
+            drop_last=train and len(idxs) > bs,
+            device=device,
+        )
+        self.store, self.targets, self.window, self.train, self.often = (
+            store,
+            targets,
+            window,
+            train,
+            weights,
+        )
         self.seed(0)
 
-    def seed(self, n): self.rng, self.cuts = random.Random(n), np.random.default_rng(n)
+    def seed(self, n):
+        self.rng, self.cuts = random.Random(n), np.random.default_rng(n)
 
-    def shuffle_fn(self, idxs): return super().shuffle_fn(idxs) if self.often is None else self.rng.choices(idxs, self.often, k=len(idxs))
+    def shuffle_fn(self, idxs):
+        return (
+            super().shuffle_fn(idxs)
+            if self.often is None
+            else self.rng.choices(idxs, self.often, k=len(idxs))
+        )
 
     def create_batches(self, samps):
-        for b in chunked((int(self.dataset[i]) for i in samps), self.bs, self.drop_last): yield self.gather(np.array(b))
+        for b in chunked((int(self.dataset[i]) for i in samps), self.bs, self.drop_last):
+            yield self.gather(np.array(b))
 
     def gather(self, b):
-        if not self.window: return self.store.batch(b), self.targets[b]
-        room = np.maximum(self.store.lengths[b] - self.window, 0)*self.train
-        return self.store.batch(b, self.window, self.cuts.integers(0, room+1)), self.targets[b]
+        if not self.window:
+            return self.store.batch(b), self.targets[b]
+        room = np.maximum(self.store.lengths[b] - self.window, 0) * self.train
+        return self.store.batch(b, self.window, self.cuts.integers(0, room + 1)), self.targets[b]
 
 # %% ../nbs/01a_training.ipynb #9d528922
 def _step_seconds(clf, x, y, n=3):
     "Seconds of the fastest of `n` forward and backward passes"
     best = math.inf
-    for i in range(n+1):
+    for i in range(n + 1):
         t = time.perf_counter()
-        F.cross_entropy(clf(x), y).backward(); clf.zero_grad()
-        if x.is_cuda: torch.cuda.synchronize()
-        if i: best = min(best, time.perf_counter()-t)
+        F.cross_entropy(clf(x), y).backward()
+        clf.zero_grad()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        if i:
+            best = min(best, time.perf_counter() - t)
     return best
 
-def set_speed(clf:Classifier, threads:int=0, channels_last:bool=False, bf16:bool=False, compile:bool=False) -> Classifier:
+
+def set_speed(
+    clf: Classifier,
+    threads: int = 0,
+    channels_last: bool = False,
+    bf16: bool = False,
+    compile: bool = False,
+) -> Classifier:
     "`clf` set to run that way; `threads` 0 leaves them"
-    if threads: torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     clf.body.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    if compile: clf.body.compile()
+    if compile:
+        clf.body.compile()
     clf.bf16 = bf16
     return clf
 
-def probe(clf:Classifier, x, y, threads:tuple=(), options=('channels_last', 'bf16')) -> dict:
+
+def probe(clf: Classifier, x, y, threads: tuple = (), options=('channels_last', 'bf16')) -> dict:
     "Settings for `set_speed` that made a step on batch `(x, y)` fastest; each option is kept only if it gains 5 %"
-    state = {k: v.clone() for k,v in clf.state_dict().items()}
-    def cost(s): return _step_seconds(set_speed(clf, **s), x, y)
+    state = {k: v.clone() for k, v in clf.state_dict().items()}
+
+    def cost(s):
+        return _step_seconds(set_speed(clf, **s), x, y)
+
     best = min(({'threads': t} for t in threads or (torch.get_num_threads(),)), key=cost)
     for o in options:
-        if cost(trial := {**best, o: True}) < .95*cost(best): best = trial
-    clf.load_state_dict(state)                     # the steps moved batch-norm statistics
+        if cost(trial := {**best, o: True}) < 0.95 * cost(best):
+            best = trial
+    clf.load_state_dict(state)  # the steps moved batch-norm statistics
     return best
 
 # %% ../nbs/01a_training.ipynb #023065bc
 class Augment(Callback):
     "Raw batches through the recipe's random transforms and mixup, in training only"
+
     order = 1
-    def __init__(self, recipe:Recipe):
+
+    def __init__(self, recipe: Recipe):
         self.tfms = nn.Sequential(*map(build, recipe.augment))
         self.mixup = build(recipe.mixup) if recipe.mixup else None
+
     def before_batch(self):
-        if not self.training: return
+        if not self.training:
+            return
         x, y = self.tfms(self.xb[0]), self.yb[0]
-        self.learn.xb, self.learn.yb = ((x,), (y,)) if self.mixup is None else (lambda o: ((o[0],), (o[1],)))(self.mixup(x, y))
+        self.learn.xb, self.learn.yb = (
+            ((x,), (y,)) if self.mixup is None else (lambda o: ((o[0],), (o[1],)))(self.mixup(x, y))
+        )
 
 # %% ../nbs/01a_training.ipynb #91f4e793
 class Reseed(Callback):
     "Every random draw of an epoch follows from `(seed, epoch)`: order, cuts, augmentation, dropout; transforms with `progress` are told it"
-    def __init__(self, seed:int): self.seed = seed
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
     def before_epoch(self):
-        n = int.from_bytes(blake2b(f'{self.seed} {self.epoch}'.encode(), digest_size=4).digest(), 'big')
-        torch.manual_seed(n); self.dls[0].seed(n); seed_transforms(self.model, n+1)
-        for m in self.learn.augment.tfms: m.progress = self.epoch/self.n_epoch
-        seed_transforms(self.learn.augment.tfms, n+2)
-        if self.learn.augment.mixup is not None: seed_transforms(self.learn.augment.mixup, n+3)
+        n = int.from_bytes(
+            blake2b(f'{self.seed} {self.epoch}'.encode(), digest_size=4).digest(), 'big'
+        )
+        torch.manual_seed(n)
+        self.dls[0].seed(n)
+        seed_transforms(self.model, n + 1)
+        for m in self.learn.augment.tfms:
+            m.progress = self.epoch / self.n_epoch
+        seed_transforms(self.learn.augment.tfms, n + 2)
+        if self.learn.augment.mixup is not None:
+            seed_transforms(self.learn.augment.mixup, n + 3)
 
 # %% ../nbs/01a_training.ipynb #e9a12b23
 class Freeze(Callback):
     "Only the last group of parameters learns in the first `epochs`, the first `fixed` ones never; batch norms keep their statistics where nothing learns, or in all but the last"
+
     order = 3
-    def __init__(self, epochs:int, fixed:int=0, keep_stats:bool=False): self.epochs, self.fixed, self.keep = epochs, fixed, keep_stats
+
+    def __init__(self, epochs: int, fixed: int = 0, keep_stats: bool = False):
+        self.epochs, self.fixed, self.keep = epochs, fixed, keep_stats
+
     def norms(self, n):
         "Batch norms whose weights are in the first `n` groups"
         ids = {id(p) for g in self.model.groups()[:n] for p in g}
-        return [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and id(m.weight) in ids]
+        return [
+            m
+            for m in self.model.modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and id(m.weight) in ids
+        ]
+
     def before_train(self):
-        start = -1 if self.epoch < self.epochs else self.fixed; self.opt.freeze_to(start)
-        for m in self.norms(-1 if self.keep else start): m.eval()
+        start = -1 if self.epoch < self.epochs else self.fixed
+        self.opt.freeze_to(start)
+        for m in self.norms(-1 if self.keep else start):
+            m.eval()
 
 # %% ../nbs/01a_training.ipynb #04a7b187
 class EMA(Callback):
     "Exponential moving average of weights and buffers, used in validation and kept at the end"
+
     order = 5
-    def __init__(self, decay:float): self.decay = decay
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
     def before_fit(self):
-        if not hasattr(self, 'avg'): self.avg = deepcopy(self.model)
-        self.pairs = list(zip(*[(a, b) for a, b in zip(self.avg.state_dict().values(), self.model.state_dict().values()) if a.is_floating_point()]))
+        if not hasattr(self, 'avg'):
+            self.avg = deepcopy(self.model)
+        self.pairs = list(
+            zip(
+                *[
+                    (a, b)
+                    for a, b in zip(
+                        self.avg.state_dict().values(), self.model.state_dict().values()
+                    )
+                    if a.is_floating_point()
+                ]
+            )
+        )
+
     def after_batch(self):
-        if self.training: torch._foreach_lerp_(*self.pairs, 1-self.decay if self.epoch or self.iter else 1.)   # one call for all: a call a weight costs more than the step
-    def before_validate(self): self.raw, self.learn.model = self.model, self.avg.eval()
-    def after_validate(self): self.learn.model = self.raw
-    def after_fit(self): self.model.load_state_dict(self.avg.state_dict())
+        if self.training:
+            torch._foreach_lerp_(
+                *self.pairs, 1 - self.decay if self.epoch or self.iter else 1.0
+            )  # one call for all: a call a weight costs more than the step
+
+    def before_validate(self):
+        self.raw, self.learn.model = self.model, self.avg.eval()
+
+    def after_validate(self):
+        self.learn.model = self.raw
+
+    def after_fit(self):
+        self.model.load_state_dict(self.avg.state_dict())
 
 # %% ../nbs/01a_training.ipynb #755799df
 class History(Callback):
     "One row an epoch: losses, validation accuracy, learning rate, seconds; with a progress bar"
+
     order = 60
-    def __init__(self, rows:list, desc='', progress=True): self.rows, self.desc, self.progress, self.bar = rows, desc, progress, tqdm(disable=True)
+
+    def __init__(self, rows: list, desc='', progress=True):
+        self.rows, self.desc, self.progress, self.bar = rows, desc, progress, tqdm(disable=True)
+
     def before_fit(self):
         n = len(self.dls[0])
-        self.bar = tqdm(total=self.n_epoch*n, initial=len(self.rows)*n, desc=self.desc, disable=not self.progress, unit='batch', mininterval=.5)
-    def before_epoch(self): self.t, self.sums = time.time(), {True: np.zeros(3), False: np.zeros(3)}
+        self.bar = tqdm(
+            total=self.n_epoch * n,
+            initial=len(self.rows) * n,
+            desc=self.desc,
+            disable=not self.progress,
+            unit='batch',
+            mininterval=0.5,
+        )
+
+    def before_epoch(self):
+        self.t, self.sums = time.time(), {True: np.zeros(3), False: np.zeros(3)}
+
     def after_batch(self):
         y, n = self.yb[0], len(self.yb[0])
-        self.sums[self.training] += [n, self.loss.item()*n, (y.gather(1, self.pred.argmax(1, keepdim=True))[:, 0] == y.amax(1)).sum().item()]
-        if self.training: self.bar.update()
+        self.sums[self.training] += [
+            n,
+            self.loss.item() * n,
+            (y.gather(1, self.pred.argmax(1, keepdim=True))[:, 0] == y.amax(1)).sum().item(),
+        ]
+        if self.training:
+            self.bar.update()
+
     def row(self):
         (n, loss, right0), (m, vloss, right) = self.sums[True], self.sums[False]
-        r = dict(epoch=self.epoch+1, train_loss=loss/max(n, 1), train_accuracy=right0/max(n, 1), lr=self.opt.hypers[-1]['lr'], seconds=time.time()-self.t)
-        return r | (dict(valid_loss=vloss/m, valid_accuracy=right/m) if m else {})
+        r = dict(
+            epoch=self.epoch + 1,
+            train_loss=loss / max(n, 1),
+            train_accuracy=right0 / max(n, 1),
+            lr=self.opt.hypers[-1]['lr'],
+            seconds=time.time() - self.t,
+        )
+        return r | (dict(valid_loss=vloss / m, valid_accuracy=right / m) if m else {})
+
     def after_epoch(self):
-        if self.epoch < len(self.rows): return            # an epoch skipped by a resumed run
-        self.rows.append({k: v if k == 'epoch' else round(float(v), 6) for k,v in self.row().items()})
-        self.bar.set_postfix({k: f'{v:.3f}' for k,v in self.rows[-1].items() if 'loss' in k or 'acc' in k})
-    def after_fit(self): self.bar.close()
+        if self.epoch < len(self.rows):
+            return  # an epoch skipped by a resumed run
+        self.rows.append(
+            {k: v if k == 'epoch' else round(float(v), 6) for k, v in self.row().items()}
+        )
+        self.bar.set_postfix(
+            {k: f'{v:.3f}' for k, v in self.rows[-1].items() if 'loss' in k or 'acc' in k}
+        )
+
+    def after_fit(self):
+        self.bar.close()
 
 # %% ../nbs/01a_training.ipynb #37799bd1
 class Best(Callback):
     "Keeps the weights of the best epoch on validation (accuracy, then loss); stops after `patience` epochs without one, those up to `start` left out"
+
     order = 61
-    def __init__(self, patience:int=0, start:int=0): self.patience, self.start, self.score, self.state, self.epoch_ = patience, start, (-1., 0.), None, 0
+
+    def __init__(self, patience: int = 0, start: int = 0):
+        self.patience, self.start, self.score, self.state, self.epoch_ = (
+            patience,
+            start,
+            (-1.0, 0.0),
+            None,
+            0,
+        )
+
     def after_epoch(self):
         row = self.learn.history.rows[-1]
-        if row['epoch'] != self.epoch+1 or 'valid_loss' not in row: return
-        if (score := (row['valid_accuracy'], -row['valid_loss'])) > self.score: self.keep(score)
-        elif self.patience and self.epoch - max(self.epoch_, self.start-1) >= self.patience: raise CancelFitException
+        if row['epoch'] != self.epoch + 1 or 'valid_loss' not in row:
+            return
+        if (score := (row['valid_accuracy'], -row['valid_loss'])) > self.score:
+            self.keep(score)
+        elif self.patience and self.epoch - max(self.epoch_, self.start - 1) >= self.patience:
+            raise CancelFitException
+
     def keep(self, score):
         model = self.learn.ema.avg if hasattr(self.learn, 'ema') else self.model
-        self.score, self.epoch_, self.state = score, self.epoch, {k: v.detach().clone() for k,v in model.state_dict().items()}
+        self.score, self.epoch_, self.state = (
+            score,
+            self.epoch,
+            {k: v.detach().clone() for k, v in model.state_dict().items()},
+        )
 
 # %% ../nbs/01a_training.ipynb #2178ced8
 class Checkpoint(Callback):
     "All that a killed run needs to go on, at `path`: after the first and the last epoch, and after each that ends `every` seconds or more after the one last kept"
+
     order = 62
-    def __init__(self, path:Path, every:float=0.): self.path, self.every, self.last = Path(path), every, 0.
+
+    def __init__(self, path: Path, every: float = 0.0):
+        self.path, self.every, self.last = Path(path), every, 0.0
+
     def state(self):
-        l = self.learn; best = getattr(l, 'best', None)
-        plain = lambda o: {k: v.item() if isinstance(v, np.generic) else v for k,v in o.items()}     # numbers of numpy and fastai's lists are no plain values
-        opt = {k: [plain(o) for o in v] for k,v in l.opt.state_dict().items()}
-        return dict(model=l.model.state_dict(), opt=opt, rows=l.history.rows, bf16=l.model.bf16,
-                    ema=l.ema.avg.state_dict() if hasattr(l, 'ema') else None,
-                    best=(best.score, best.epoch_, best.state) if best else None)
+        l = self.learn
+        best = getattr(l, 'best', None)
+        plain = lambda o: {
+            k: v.item() if isinstance(v, np.generic) else v for k, v in o.items()
+        }  # numbers of numpy and fastai's lists are no plain values
+        opt = {k: [plain(o) for o in v] for k, v in l.opt.state_dict().items()}
+        return dict(
+            model=l.model.state_dict(),
+            opt=opt,
+            rows=l.history.rows,
+            bf16=l.model.bf16,
+            ema=l.ema.avg.state_dict() if hasattr(l, 'ema') else None,
+            best=(best.score, best.epoch_, best.state) if best else None,
+        )
+
     def after_epoch(self):
-        if self.epoch+1 != len(self.learn.history.rows) or (time.time()-self.last < self.every and self.epoch+1 < self.n_epoch): return
+        if self.epoch + 1 != len(self.learn.history.rows) or (
+            time.time() - self.last < self.every and self.epoch + 1 < self.n_epoch
+        ):
+            return
         torch.save(self.state(), b := io.BytesIO())
-        with replacing(self.path) as tmp: tmp.write_bytes(b.getbuffer())
+        with replacing(self.path) as tmp:
+            tmp.write_bytes(b.getbuffer())
         self.last = time.time()
 
 # %% ../nbs/01a_training.ipynb #e200113a
 class Penalty(Callback):
     "Adds `l1` times the sizes and `l2` times the squares of the body's weights, not of biases and norms, to the training loss"
-    def __init__(self, l1:float=0., l2:float=0.): self.l1, self.l2 = l1, l2
+
+    def __init__(self, l1: float = 0.0, l2: float = 0.0):
+        self.l1, self.l2 = l1, l2
+
     def after_loss(self):
-        if not self.training: return
+        if not self.training:
+            return
         ws = [p for p in self.model.body.parameters() if p.ndim > 1]
-        self.learn.loss_grad = self.learn.loss_grad + sum(self.l1*w.abs().sum() + self.l2*w.square().sum() for w in ws)
+        self.learn.loss_grad = self.learn.loss_grad + sum(
+            self.l1 * w.abs().sum() + self.l2 * w.square().sum() for w in ws
+        )
+
 
 def _drops(losses, patience):
     "How often `patience` epochs have gone by without a loss below the least so far"
     best, wait, drops = math.inf, 0, 0
     for l in losses:
-        best, wait = (l, 0) if l < best else (best, wait+1)
-        if wait == patience: wait, drops = 0, drops+1
+        best, wait = (l, 0) if l < best else (best, wait + 1)
+        if wait == patience:
+            wait, drops = 0, drops + 1
     return drops
+
 
 class Plateau(Callback):
     "The learning rate, or rates, `lr` times 0.1 for each `patience` epochs without a better validation loss (training loss without validation)"
-    def __init__(self, lr, patience:int=3): self.lr, self.patience = lr, patience
+
+    def __init__(self, lr, patience: int = 3):
+        self.lr, self.patience = lr, patience
+
     def before_epoch(self):
         losses = [r.get('valid_loss', r['train_loss']) for r in self.learn.history.rows]
-        self.opt.set_hyper('lr', self.lr*.1**_drops(losses, self.patience))
+        self.opt.set_hyper('lr', self.lr * 0.1 ** _drops(losses, self.patience))
+
 
 def _rates(recipe, n):
     "Learning rates of `n` groups of parameters"
-    return recipe.lr if n == 1 else np.geomspace(recipe.lr*recipe.lr_low, recipe.lr, n)
+    return recipe.lr if n == 1 else np.geomspace(recipe.lr * recipe.lr_low, recipe.lr, n)
 
 # %% ../nbs/01a_training.ipynb #d279c517
 class L2SP(Callback):
     "Decay of parameters towards their start: of the last group `head` times the learning rate a step, of all others `rate` times"
-    order = 4                                             # before `EMA`
-    def __init__(self, rate:float=1., head:float=0.): self.rate, self.head = rate, head
-    def after_create(self):                               # a resumed run has not loaded its weights yet
-        self.live = [list(g) for g in self.model.groups()]; self.start = [[p.detach().clone() for p in g] for g in self.live]
-    def before_fit(self): self.start = [[s.to(p.device) for s, p in zip(*gs)] for gs in zip(self.start, self.live)]
+
+    order = 4  # before `EMA`
+
+    def __init__(self, rate: float = 1.0, head: float = 0.0):
+        self.rate, self.head = rate, head
+
+    def after_create(self):  # a resumed run has not loaded its weights yet
+        self.live = [list(g) for g in self.model.groups()]
+        self.start = [[p.detach().clone() for p in g] for g in self.live]
+
+    def before_fit(self):
+        self.start = [[s.to(p.device) for s, p in zip(*gs)] for gs in zip(self.start, self.live)]
+
     def after_batch(self):
-        if not self.training: return
-        rates = [self.rate]*(len(self.live)-1) + [self.head]
-        for live, start, r, h in zip(self.live, self.start, rates, self.opt.hypers): torch._foreach_lerp_([p.data for p in live], start, min(r*h['lr'], 1.))
+        if not self.training:
+            return
+        rates = [self.rate] * (len(self.live) - 1) + [self.head]
+        for live, start, r, h in zip(self.live, self.start, rates, self.opt.hypers):
+            torch._foreach_lerp_([p.data for p in live], start, min(r * h['lr'], 1.0))
 
 # %% ../nbs/01a_training.ipynb #3a769227
-OPTIMISERS = {'adam': Adam, 'sgd': partial(SGD, mom=.9), 'rmsprop': partial(RMSProp, mom=.9)}
+OPTIMISERS = {'adam': Adam, 'sgd': partial(SGD, mom=0.9), 'rmsprop': partial(RMSProp, mom=0.9)}
 
-def _cosine(r): return {'lr': combined_cos(r.pct_start, r.lr/25, r.lr, r.lr/1e5), 'mom': combined_cos(r.pct_start, .95, .85, .95)}
-def _lines(pct, *ys): return combine_scheds([pct, 1-pct], [SchedLin(a, b) for a,b in zip(ys, ys[1:])])
+
+def _cosine(r):
+    return {
+        'lr': combined_cos(r.pct_start, r.lr / 25, r.lr, r.lr / 1e5),
+        'mom': combined_cos(r.pct_start, 0.95, 0.85, 0.95),
+    }
+
+
+def _lines(pct, *ys):
+    return combine_scheds([pct, 1 - pct], [SchedLin(a, b) for a, b in zip(ys, ys[1:])])
+
+
 def _fine_tune(r):
-    if not 0 < r.freeze < r.epochs: return _cosine(r)
-    lr, mom = (combine_scheds([r.freeze/r.epochs, 1-r.freeze/r.epochs], [combined_cos(.99, *a), combined_cos(.3, *b)]) for a, b in
-               (((r.lr/25, r.lr, r.lr/1e5), (r.lr/10, r.lr/2, r.lr/2e5)), ((.95, .85, .95),)*2))
+    if not 0 < r.freeze < r.epochs:
+        return _cosine(r)
+    lr, mom = (
+        combine_scheds(
+            [r.freeze / r.epochs, 1 - r.freeze / r.epochs],
+            [combined_cos(0.99, *a), combined_cos(0.3, *b)],
+        )
+        for a, b in (
+            ((r.lr / 25, r.lr, r.lr / 1e5), (r.lr / 10, r.lr / 2, r.lr / 2e5)),
+            ((0.95, 0.85, 0.95),) * 2,
+        )
+    )
     return {'lr': lr, 'mom': mom}
-def _linear(r): return {'lr': _lines(r.pct_start, r.lr/25, r.lr, r.lr/25e4), 'mom': _lines(r.pct_start, .95, .85, .95)}
-SCHEDULES = {'one_cycle': _cosine, 'one_cycle_linear': _linear, 'fine_tune': _fine_tune, 'cosine': lambda r: {'lr': SchedCos(r.lr, r.lr/1e3)},
-             'constant': lambda r: {'lr': SchedNo(r.lr, r.lr)}, 'plateau': lambda r: {}}   # the last is the callback `Plateau`
+
+
+def _linear(r):
+    return {
+        'lr': _lines(r.pct_start, r.lr / 25, r.lr, r.lr / 25e4),
+        'mom': _lines(r.pct_start, 0.95, 0.85, 0.95),
+    }
+
+
+SCHEDULES = {
+    'one_cycle': _cosine,
+    'one_cycle_linear': _linear,
+    'fine_tune': _fine_tune,
+    'cosine': lambda r: {'lr': SchedCos(r.lr, r.lr / 1e3)},
+    'constant': lambda r: {'lr': SchedNo(r.lr, r.lr)},
+    'plateau': lambda r: {},
+}  # the last is the callback `Plateau`
 
 # %% ../nbs/01a_training.ipynb #e68e6cd3
-def _yes_no(smoothing): return lambda logits, y: F.binary_cross_entropy_with_logits(logits, y*(1-smoothing) + smoothing/2)
+def _yes_no(smoothing):
+    return lambda logits, y: F.binary_cross_entropy_with_logits(
+        logits, y * (1 - smoothing) + smoothing / 2
+    )
 
-def make_learner(recipe:Recipe, clf:Classifier, dls:DataLoaders, seed:int=0, rows:list=None, folder:Path=None, progress:bool=True, cbs:tuple=()) -> Learner:
+
+def make_learner(
+    recipe: Recipe,
+    clf: Classifier,
+    dls: DataLoaders,
+    seed: int = 0,
+    rows: list = None,
+    folder: Path = None,
+    progress: bool = True,
+    cbs: tuple = (),
+) -> Learner:
     "A fastai `Learner` for the recipe; with `folder` it leaves a checkpoint there, at most one in ten seconds and one at the end"
-    loss = _yes_no(recipe.label_smoothing) if recipe.multi_label else partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
-    cbs = [Augment(recipe), Reseed(seed), History([] if rows is None else rows, recipe.name, progress), *cbs]
-    if len(clf.groups()) > 1: cbs += [Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats), *[L2SP(recipe.l2_sp, recipe.l2_sp_head)]*(recipe.l2_sp + recipe.l2_sp_head > 0)]
-    if recipe.clip: cbs.append(GradientClip(recipe.clip))
-    if recipe.l1 or recipe.l2: cbs.append(Penalty(recipe.l1, recipe.l2))
-    if recipe.schedule == 'plateau': cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
-    if recipe.ema: cbs.append(EMA(recipe.ema))
-    if recipe.save_best or recipe.patience: cbs.append(Best(recipe.patience, recipe.freeze))   # nobody gives up on a network that has not begun to move
-    if folder: cbs.append(Checkpoint(folder/'checkpoint.pt', every=10.))
-    learn = Learner(dls, clf, loss_func=loss, opt_func=OPTIMISERS[recipe.opt], lr=recipe.lr, wd=recipe.wd, cbs=cbs, splitter=Classifier.groups, train_bn=False)
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])   # `History` has its own bar
+    loss = (
+        _yes_no(recipe.label_smoothing)
+        if recipe.multi_label
+        else partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
+    )
+    cbs = [
+        Augment(recipe),
+        Reseed(seed),
+        History([] if rows is None else rows, recipe.name, progress),
+        *cbs,
+    ]
+    if len(clf.groups()) > 1:
+        cbs += [
+            Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats),
+            *[L2SP(recipe.l2_sp, recipe.l2_sp_head)] * (recipe.l2_sp + recipe.l2_sp_head > 0),
+        ]
+    if recipe.clip:
+        cbs.append(GradientClip(recipe.clip))
+    if recipe.l1 or recipe.l2:
+        cbs.append(Penalty(recipe.l1, recipe.l2))
+    if recipe.schedule == 'plateau':
+        cbs.append(Plateau(_rates(recipe, len(clf.groups()))))
+    if recipe.ema:
+        cbs.append(EMA(recipe.ema))
+    if recipe.save_best or recipe.patience:
+        cbs.append(
+            Best(recipe.patience, recipe.freeze)
+        )  # nobody gives up on a network that has not begun to move
+    if folder:
+        cbs.append(Checkpoint(folder / 'checkpoint.pt', every=10.0))
+    learn = Learner(
+        dls,
+        clf,
+        loss_func=loss,
+        opt_func=OPTIMISERS[recipe.opt],
+        lr=recipe.lr,
+        wd=recipe.wd,
+        cbs=cbs,
+        splitter=Classifier.groups,
+        train_bn=False,
+    )
+    learn.remove_cbs(
+        [cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]
+    )  # `History` has its own bar
     learn.logger = noop
     return learn
 
 # %% ../nbs/01a_training.ipynb #e0ff5412
-def window_table(lengths, window:int, hop:int=0) -> tuple:
+def window_table(lengths, window: int, hop: int = 0) -> tuple:
     "Item numbers and start samples of all windows of recordings of `lengths`; the last one ends with the recording"
-    hop = hop or max(window//2, 1)
-    starts = [np.minimum(np.arange(0, max(n-window, 0) + hop, hop), max(n-window, 0)) if window else np.zeros(1, int) for n in lengths]
+    hop = hop or max(window // 2, 1)
+    starts = [
+        np.minimum(np.arange(0, max(n - window, 0) + hop, hop), max(n - window, 0))
+        if window
+        else np.zeros(1, int)
+        for n in lengths
+    ]
     starts = [np.unique(s) for s in starts]
-    return np.repeat(np.arange(len(starts)), [len(s) for s in starts]), np.concatenate(starts) if starts else np.zeros(0, int)
+    return np.repeat(np.arange(len(starts)), [len(s) for s in starts]), np.concatenate(
+        starts
+    ) if starts else np.zeros(0, int)
 
 # %% ../nbs/01a_training.ipynb #edecd7e9
 @torch.inference_mode()
-def window_probs(clf:Classifier, store, idxs, hop:int=0, bs:int=64, progress:bool=False) -> tuple:
+def window_probs(
+    clf: Classifier, store, idxs, hop: int = 0, bs: int = 64, progress: bool = False
+) -> tuple:
     "(item number (W,), first sample (W,), probabilities (W, C)) of all windows, `hop` samples apart (half a window by default), of the items `idxs`"
-    window, device = clf.recipe.window, next(clf.parameters()).device; out = [torch.zeros(0, len(clf.labels))]
+    window, device = clf.recipe.window, next(clf.parameters()).device
+    out = [torch.zeros(0, len(clf.labels))]
     item, start = window_table(store.lengths[idxs] if window else np.zeros(len(idxs)), window, hop)
     for b in tqdm(range(0, len(item), bs), disable=not progress, unit='batch', desc='predict'):
-        i = idxs[item[b:b+bs]]; x = (store.batch(i, window, start[b:b+bs]) if window else store.batch(i)).to(device)
+        i = idxs[item[b : b + bs]]
+        x = (store.batch(i, window, start[b : b + bs]) if window else store.batch(i)).to(device)
         out.append(clf.answer(x).cpu())
     return item, start, torch.cat(out).numpy()
 
+
 POOLING = dict(mean=np.add, max=np.maximum)
 
-def predict_store(clf:Classifier, store, idxs=None, bs:int=64, progress:bool=False, pool:str='mean') -> np.ndarray:
-    "Probabilities (N, C) of the items `idxs` of a store (all by default): the mean over their windows, or the largest of each label"
-    item, _, p = window_probs(clf, store, np.arange(len(store)) if idxs is None else np.asarray(idxs, int), bs=bs, progress=progress)
-    if not len(p): return p
-    p = POOLING[pool].reduceat(p, np.flatnonzero(np.diff(item, prepend=-1)))
-    if pool == 'mean': p = p/np.bincount(item)[:, None]
-    return p if clf.recipe.multi_label else temper(p/p.sum(1, keepdims=True), clf.temperature)
 
+def predict_store(
+    clf: Classifier, store, idxs=None, bs: int = 64, progress: bool = False, pool: str = 'mean'
+) -> np.ndarray:
+    "Probabilities (N, C) of the items `idxs` of a store (all by default): the mean over their windows, or the largest of each label"
+    item, _, p = window_probs(
+        clf,
+        store,
+        np.arange(len(store)) if idxs is None else np.asarray(idxs, int),
+        bs=bs,
+        progress=progress,
+    )
+    if not len(p):
+        return p
+    p = POOLING[pool].reduceat(p, np.flatnonzero(np.diff(item, prepend=-1)))
+    if pool == 'mean':
+        p = p / np.bincount(item)[:, None]
+    return p if clf.recipe.multi_label else temper(p / p.sum(1, keepdims=True), clf.temperature)
 
 # %% ../nbs/01a_training.ipynb #bed843b1
-def show_curves(rows:list, axs=None):
+def show_curves(rows: list, axs=None):
     "Losses and validation accuracy over epochs, from the rows of a record"
-    t = pd.DataFrame(rows).set_index('epoch'); valid = 'valid_loss' in t
-    axs = axs if axs is not None else plt.subplots(1, 1+valid, figsize=(4+3.5*valid, 2.6), squeeze=False)[1][0]
-    t[['train_loss'] + ['valid_loss']*valid].plot(ax=axs[0], title='loss')
-    if valid: t.valid_accuracy.plot(ax=axs[1], title='validation accuracy', ylim=(0, 1.02), color='C2')
-    sns.despine(); plt.tight_layout()
+    t = pd.DataFrame(rows).set_index('epoch')
+    valid = 'valid_loss' in t
+    axs = (
+        axs
+        if axs is not None
+        else plt.subplots(1, 1 + valid, figsize=(4 + 3.5 * valid, 2.6), squeeze=False)[1][0]
+    )
+    t[['train_loss'] + ['valid_loss'] * valid].plot(ax=axs[0], title='loss')
+    if valid:
+        t.valid_accuracy.plot(ax=axs[1], title='validation accuracy', ylim=(0, 1.02), color='C2')
+    sns.despine()
+    plt.tight_layout()
     return axs
 
 # %% ../nbs/01a_training.ipynb #5ac223c2
-_PAGE = Template("""<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title><style>
+_PAGE = Template(
+    """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title><style>
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}h1{margin-bottom:0}h2{margin-top:2.2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:right}
 td:first-child,th:first-child{text-align:left}img{max-width:100%}.big{font-size:2.2rem;font-weight:600;margin:.4rem 0}.dim{color:#666}audio{height:2rem;vertical-align:middle}
@@ -530,301 +958,662 @@ details{margin-top:2rem}pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-
 <h2>Hardest mistakes</h2>{% if mistakes %}<table><tr><th>file<th>true<th>predicted<th>with<th></tr>
 {% for m in mistakes %}<tr><td>{{ m.file }}<td>{{ m.label }}<td>{{ m.predicted }}<td>{{ '%.0f'|format(100*m.prob) }} %<td>{{ m.html|safe }}</tr>{% endfor %}</table>
 {% else %}<p>None: every item was right.</p>{% endif %}
-<details><summary>Record</summary><pre>{{ record }}</pre></details>""", autoescape=True)
+<details><summary>Record</summary><pre>{{ record }}</pre></details>""",
+    autoescape=True,
+)
 
-_FONTS = ('Noto Sans CJK JP', 'Noto Sans CJK SC', 'Hiragino Sans', 'Yu Gothic', 'Microsoft YaHei', 'Malgun Gothic', 'Noto Sans Arabic', 'Noto Sans Devanagari', 'Arial Unicode MS')
+_FONTS = (
+    'Noto Sans CJK JP',
+    'Noto Sans CJK SC',
+    'Hiragino Sans',
+    'Yu Gothic',
+    'Microsoft YaHei',
+    'Malgun Gothic',
+    'Noto Sans Arabic',
+    'Noto Sans Devanagari',
+    'Arial Unicode MS',
+)
+
 
 @contextlib.contextmanager
 def _any_names():
     "Pictures made in this `with` show class names as people write them: in any script that has a font here, and with $ that begins no formula"
-    with warnings.catch_warnings(), plt.rc_context({'font.family': ['sans-serif', *sorted(set(_FONTS) & set(get_font_names()))], 'text.parse_math': False}):
-        warnings.filterwarnings('ignore', 'Glyph'); yield
+    with (
+        warnings.catch_warnings(),
+        plt.rc_context(
+            {
+                'font.family': ['sans-serif', *sorted(set(_FONTS) & set(get_font_names()))],
+                'text.parse_math': False,
+            }
+        ),
+    ):
+        warnings.filterwarnings('ignore', 'Glyph')
+        yield
 
-def fig_html(fig, dpi:int=90) -> str:
+
+def fig_html(fig, dpi: int = 90) -> str:
     "A figure as an `<img>` that holds its own data; the figure is closed"
-    fig.savefig(b := io.BytesIO(), format='png', dpi=dpi, bbox_inches='tight'); plt.close(fig)
+    fig.savefig(b := io.BytesIO(), format='png', dpi=dpi, bbox_inches='tight')
+    plt.close(fig)
     return f'<img src="data:image/png;base64,{base64.b64encode(b.getvalue()).decode()}">'
 
 # %% ../nbs/01a_training.ipynb #306f3ae9
 def _one_picture(f):
     "Features as one tensor: several spectrograms (B, M, F) on top of each other, drawn over the same time"
-    return f if torch.is_tensor(f) else torch.cat([F.interpolate(g[:, None], (g.shape[1], f[0].shape[2]))[:, 0] for g in f], 1)
+    return (
+        f
+        if torch.is_tensor(f)
+        else torch.cat([F.interpolate(g[:, None], (g.shape[1], f[0].shape[2]))[:, 0] for g in f], 1)
+    )
 
-def show_inputs(clf:Classifier, store, idxs, titles):
+
+def show_inputs(clf: Classifier, store, idxs, titles):
     "The features of a few items, as the body of `clf` sees them"
-    x = store.batch(np.asarray(idxs), clf.recipe.window) if clf.recipe.window else store.batch(np.asarray(idxs))
-    with torch.inference_mode(): feats = _one_picture(clf.front_end(x.to(next(clf.parameters()).device))).cpu()
-    fig, axs = plt.subplots(math.ceil(len(idxs)/4), 4, figsize=(11, 2.3*math.ceil(len(idxs)/4)), squeeze=False)
-    for ax in axs.flat: ax.axis('off')
-    for ax,f,t in zip(axs.flat, feats, titles):
-        if f.ndim == 2: ax.imshow(f, origin='lower', aspect='auto', cmap='magma')
-        else: ax.imshow(((f-f.min())/(f.max()-f.min()).clamp_min(1e-6)).permute(1, 2, 0))
+    x = (
+        store.batch(np.asarray(idxs), clf.recipe.window)
+        if clf.recipe.window
+        else store.batch(np.asarray(idxs))
+    )
+    with torch.inference_mode():
+        feats = _one_picture(clf.front_end(x.to(next(clf.parameters()).device))).cpu()
+    fig, axs = plt.subplots(
+        math.ceil(len(idxs) / 4), 4, figsize=(11, 2.3 * math.ceil(len(idxs) / 4)), squeeze=False
+    )
+    for ax in axs.flat:
+        ax.axis('off')
+    for ax, f, t in zip(axs.flat, feats, titles):
+        if f.ndim == 2:
+            ax.imshow(f, origin='lower', aspect='auto', cmap='magma')
+        else:
+            ax.imshow(((f - f.min()) / (f.max() - f.min()).clamp_min(1e-6)).permute(1, 2, 0))
         ax.set_title(t, fontsize=10)
-    plt.tight_layout(); return fig
+    plt.tight_layout()
+    return fig
 
 # %% ../nbs/01a_training.ipynb #4fdf8777
-def _pct(x): return f'{100*x:.1f} %'
-def _text(label): return ', '.join(_listed(label))
+def _pct(x):
+    return f'{100 * x:.1f} %'
+
+
+def _text(label):
+    return ', '.join(_listed(label))
+
 
 @_any_names()
 def write_report(path, clf, record, report, store, rows) -> Path:
     "`report.html`: one self-contained page about a run"
     m, pos = report.metrics, report.items.pos.to_numpy()
     show = pd.Series(pos).groupby(report.items.label.map(_text).to_numpy()).first()[:8]
-    wrong = [dict(file=Path(r.path).name, label=_text(r.label), predicted=r.predicted, prob=r.prob, html=report.preview(r.path) if report.preview else '')
-             for r in report.mistakes(8).itertuples()]
-    page = _PAGE.render(title=record['recipe']['name'], about=record['recipe']['about'], headline=f'{_pct(m["accuracy"])} right on {report.name}',
+    wrong = [
+        dict(
+            file=Path(r.path).name,
+            label=_text(r.label),
+            predicted=r.predicted,
+            prob=r.prob,
+            html=report.preview(r.path) if report.preview else '',
+        )
+        for r in report.mistakes(8).itertuples()
+    ]
+    page = _PAGE.render(
+        title=record['recipe']['name'],
+        about=record['recipe']['about'],
+        headline=f'{_pct(m["accuracy"])} right on {report.name}',
         beside=f'{m["n"]} items, 95 % interval {_pct(m["low"])} to {_pct(m["high"])}; the best constant answer would get {_pct(m["constant"])}. '
-               f'{clf.n_params:,} parameters, {record["file_bytes"]/1e6:.2f} MB, trained in {record["seconds"]:.0f} s on {record["device"]}.',
-        table=pd.DataFrame(record['metrics']).T.astype({'n': int}).to_html(float_format='%.3f'), examples=fig_html(show_inputs(clf, store, show.tolist(), show.index)),
-        curves=fig_html(show_curves(rows)[0].figure) if rows else 'No epochs of its own: a head that was fitted at once, or the mean of other runs.', confusion=fig_html(report.show_confusion().figure), per_class=report.per_class().to_html(),
-        mistakes=wrong, record=json.dumps({k: v for k,v in record.items() if k not in ('epochs', 'errors')}, indent=1))
-    Path(path).write_text(page, encoding='utf-8'); return Path(path)
+        f'{clf.n_params:,} parameters, {record["file_bytes"] / 1e6:.2f} MB, trained in {record["seconds"]:.0f} s on {record["device"]}.',
+        table=pd.DataFrame(record['metrics']).T.astype({'n': int}).to_html(float_format='%.3f'),
+        examples=fig_html(show_inputs(clf, store, show.tolist(), show.index)),
+        curves=fig_html(show_curves(rows)[0].figure)
+        if rows
+        else 'No epochs of its own: a head that was fitted at once, or the mean of other runs.',
+        confusion=fig_html(report.show_confusion().figure),
+        per_class=report.per_class().to_html(),
+        mistakes=wrong,
+        record=json.dumps(
+            {k: v for k, v in record.items() if k not in ('epochs', 'errors')}, indent=1
+        ),
+    )
+    Path(path).write_text(page, encoding='utf-8')
+    return Path(path)
 
 # %% ../nbs/01a_training.ipynb #3a14514f
 class Run:
     "A finished run: `path` with model.safetensors, run.json, predictions.csv, report.html"
+
     def __init__(self, path):
         self.path = Path(path)
-        if not (self.path/'run.json').is_file(): raise TrainingError(f'{path}: no finished run there (no run.json)')
+        if not (self.path / 'run.json').is_file():
+            raise TrainingError(f'{path}: no finished run there (no run.json)')
 
     @cached_property
-    def record(self): return json.loads((self.path/'run.json').read_text())
+    def record(self):
+        return json.loads((self.path / 'run.json').read_text())
+
     @cached_property
-    def model(self): return load_model(self.path/'model.safetensors')
+    def model(self):
+        return load_model(self.path / 'model.safetensors')
+
     @cached_property
-    def predictions(self): return pd.read_csv(self.path/'predictions.csv', keep_default_na=False)
+    def predictions(self):
+        return pd.read_csv(self.path / 'predictions.csv', keep_default_na=False)
 
     def report_of(self, split):
         t = self.predictions[self.predictions.split == split]
-        if self.record['recipe'].get('multi_label'): t = t.assign(label=t.label.str.split('|'))
-        return Report(labels := [c[2:] for c in t.columns if c.startswith('p:')], t, t[['p:'+l for l in labels]].to_numpy(), split, thresholds=self.record.get('thresholds'))
+        if self.record['recipe'].get('multi_label'):
+            t = t.assign(label=t.label.str.split('|'))
+        return Report(
+            labels := [c[2:] for c in t.columns if c.startswith('p:')],
+            t,
+            t[['p:' + l for l in labels]].to_numpy(),
+            split,
+            thresholds=self.record.get('thresholds'),
+        )
+
     @property
-    def report(self): return self.report_of('test' if 'test' in self.record['metrics'] else 'valid')
-    def show_curves(self): return show_curves(self.record['epochs'])
+    def report(self):
+        return self.report_of('test' if 'test' in self.record['metrics'] else 'valid')
+
+    def show_curves(self):
+        return show_curves(self.record['epochs'])
 
     def __repr__(self):
         m = self.record['metrics'].get('test') or self.record['metrics'].get('valid')
-        return f'Run {self.path.name}: trained on everything, tested on nothing' if not m else f'Run {self.path.name}: {_pct(m["accuracy"])} ({_pct(m["low"])} to {_pct(m["high"])}), n = {m["n"]}; constant {_pct(m["constant"])}'
+        return (
+            f'Run {self.path.name}: trained on everything, tested on nothing'
+            if not m
+            else f'Run {self.path.name}: {_pct(m["accuracy"])} ({_pct(m["low"])} to {_pct(m["high"])}), n = {m["n"]}; constant {_pct(m["constant"])}'
+        )
 
 # %% ../nbs/01a_training.ipynb #6263b676
-def data_hash(items:pd.DataFrame, store) -> str:
+def data_hash(items: pd.DataFrame, store) -> str:
     "A short digest of decoded data, labels and split"
-    return blake2b((store.digest + items[['label', 'split']].to_csv(index=False)).encode(), digest_size=8).hexdigest()
+    return blake2b(
+        (store.digest + items[['label', 'split']].to_csv(index=False)).encode(), digest_size=8
+    ).hexdigest()
+
 
 def versions() -> dict:
     "Versions that decide figures; `code` is a digest of this package's source, which changes more often than its version"
     import fastai, instruments_nbdev
-    source = b''.join(p.read_bytes() for p in sorted(Path(instruments_nbdev.__file__).parent.glob('*.py')))
-    return dict(python=platform.python_version(), torch=torch.__version__, fastai=fastai.__version__, instruments_nbdev=instruments_nbdev.__version__, code=blake2b(source, digest_size=6).hexdigest())
+
+    source = b''.join(
+        p.read_bytes() for p in sorted(Path(instruments_nbdev.__file__).parent.glob('*.py'))
+    )
+    return dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        fastai=fastai.__version__,
+        instruments_nbdev=instruments_nbdev.__version__,
+        code=blake2b(source, digest_size=6).hexdigest(),
+    )
+
 
 def device_name() -> str:
     "The accelerator's name, or processor type and number of cores"
-    if torch.cuda.is_available(): return torch.cuda.get_device_name()
-    if torch.backends.mps.is_available(): return f'{platform.machine()} MPS'
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        return f'{platform.machine()} MPS'
     return f'{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads'
 
 # %% ../nbs/01a_training.ipynb #6a2e1de5
 FILES = ('model.safetensors', 'run.json', 'predictions.csv', 'report.html')
 
+
 @contextlib.contextmanager
 def _working_folder(out, plan, resume):
     "The hidden folder in which the run `out` is being written; moved to `out` at the end"
-    out = Path(out); work = out.with_name(f'.{out.name}.partial'); out.parent.mkdir(parents=True, exist_ok=True)
+    out = Path(out)
+    work = out.with_name(f'.{out.name}.partial')
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming(out), FileLock(out.with_name(f'.{out.name}.lock'), timeout=0):
-            if out.exists(): raise TrainingError(f'{out} exists already; choose another folder, or remove it')
-            if work.exists() and not resume: shutil.rmtree(work)
-            work.mkdir(exist_ok=True); _same_plan(work/'plan.json', plan, out)
+            if out.exists():
+                raise TrainingError(f'{out} exists already; choose another folder, or remove it')
+            if work.exists() and not resume:
+                shutil.rmtree(work)
+            work.mkdir(exist_ok=True)
+            _same_plan(work / 'plan.json', plan, out)
             yield work
             for f in work.iterdir():
-                if f.name not in FILES: f.unlink()           # checkpoint, plan and what killed runs left
+                if f.name not in FILES:
+                    f.unlink()  # checkpoint, plan and what killed runs left
             os.replace(work, out)
-    except Timeout: raise TrainingError(f'{out}: another training is writing this folder') from None
+    except Timeout:
+        raise TrainingError(f'{out}: another training is writing this folder') from None
+
 
 def _same_plan(path, plan, out):
     "Writes the plan of a new training, or checks that a resumed one has the same"
     if not path.exists():
-        with replacing(path) as tmp: tmp.write_text(json.dumps(plan))
+        with replacing(path) as tmp:
+            tmp.write_text(json.dumps(plan))
     old, new = json.loads(path.read_text()), json.loads(json.dumps(plan))
     diff = [k for k in new if old.get(k) != new[k]]
-    if diff: raise TrainingError(f'{out}: cannot resume, it was begun with another {diff[0]}; remove .{out.name}.partial or choose another folder')
+    if diff:
+        raise TrainingError(
+            f'{out}: cannot resume, it was begun with another {diff[0]}; remove .{out.name}.partial or choose another folder'
+        )
 
 # %% ../nbs/01a_training.ipynb #80b21a3b
 def _started(clf):
     "`clf` with the pretrained weights that its recipe names"
     for key, known in dict(opt=OPTIMISERS, schedule=SCHEDULES).items():
-        if (v := getattr(clf.recipe, key)) not in known: raise TrainingError(f'recipe {clf.recipe.name}: {key} {v!r} is none of {", ".join(known)}')
-    if clf.recipe.weights and not hasattr(clf.body, 'load_weights'): raise TrainingError(f'recipe {clf.recipe.name}: {clf.recipe.body[0]} knows no pretrained weights')
-    brought = clf.recipe.weights and clf.body.load_weights(clf.recipe.weights)   # weights may bring arguments of the body with them
-    if brought: clf.recipe = replace(clf.recipe, body=(clf.recipe.body[0], {**clf.recipe.body[1], **brought}))
+        if (v := getattr(clf.recipe, key)) not in known:
+            raise TrainingError(
+                f'recipe {clf.recipe.name}: {key} {v!r} is none of {", ".join(known)}'
+            )
+    if clf.recipe.weights and not hasattr(clf.body, 'load_weights'):
+        raise TrainingError(
+            f'recipe {clf.recipe.name}: {clf.recipe.body[0]} knows no pretrained weights'
+        )
+    brought = clf.recipe.weights and clf.body.load_weights(
+        clf.recipe.weights
+    )  # weights may bring arguments of the body with them
+    if brought:
+        clf.recipe = replace(
+            clf.recipe, body=(clf.recipe.body[0], {**clf.recipe.body[1], **brought})
+        )
     return clf
+
 
 def _loaders(recipe, items, store, labels):
     y = torch.from_numpy(one_hot(items.label, labels)).float()
-    often = source_weights(items[items.split == 'train'], recipe.balance) if recipe.balance < 1 else None
-    def part(s): return ItemLoader(store, y, np.flatnonzero(items.split == s), recipe.bs, recipe.window, s == 'train', default_device(), often if s == 'train' else None)
+    often = (
+        source_weights(items[items.split == 'train'], recipe.balance)
+        if recipe.balance < 1
+        else None
+    )
+
+    def part(s):
+        return ItemLoader(
+            store,
+            y,
+            np.flatnonzero(items.split == s),
+            recipe.bs,
+            recipe.window,
+            s == 'train',
+            default_device(),
+            often if s == 'train' else None,
+        )
+
     dls = DataLoaders(part('train'), part('valid'), device=default_device())
-    if not len(dls[0].dataset): raise TrainingError(f'recipe {recipe.name}: no training items')
+    if not len(dls[0].dataset):
+        raise TrainingError(f'recipe {recipe.name}: no training items')
     return dls
+
 
 def _resume(learn, path):
     "Puts what a killed run had reached back into `learn`; gives the number of epochs done"
-    if not path.exists(): return 0
-    learn.model.to(default_device())                  # the average is copied from it, and must lie beside it
+    if not path.exists():
+        return 0
+    learn.model.to(default_device())  # the average is copied from it, and must lie beside it
     ck = torch.load(path, weights_only=True, map_location=default_device())
-    learn.model.load_state_dict(ck['model']); learn.create_opt(); learn.opt.load_state_dict(ck['opt']); learn.history.rows[:] = ck['rows']
-    if ck['ema']: learn.ema.before_fit(); learn.ema.avg.load_state_dict(ck['ema'])
-    if ck['best']: learn.best.score, learn.best.epoch_, learn.best.state = ck['best']
+    learn.model.load_state_dict(ck['model'])
+    learn.create_opt()
+    learn.opt.load_state_dict(ck['opt'])
+    learn.history.rows[:] = ck['rows']
+    if ck['ema']:
+        learn.ema.before_fit()
+        learn.ema.avg.load_state_dict(ck['ema'])
+    if ck['best']:
+        learn.best.score, learn.best.epoch_, learn.best.state = ck['best']
     return len(ck['rows'])
+
 
 def _speed(recipe, clf, dls, work, speed):
     "The settings to run with: given, kept from before the run was killed, or probed"
-    f = work/'speed.json'
-    if f.exists(): speed = json.loads(f.read_text())
+    f = work / 'speed.json'
+    if f.exists():
+        speed = json.loads(f.read_text())
     if speed is None:
-        x, y = (t[:16] for t in dls[0].one_batch())          # which way is fastest hardly depends on the batch; how long it takes to find out does
-        speed = probe(clf.to(x.device).train(), x, y, threads=() if x.is_cuda else (torch.get_num_threads(),))
-    with replacing(f) as tmp: tmp.write_text(json.dumps(speed))
+        x, y = (
+            t[:16] for t in dls[0].one_batch()
+        )  # which way is fastest hardly depends on the batch; how long it takes to find out does
+        speed = probe(
+            clf.to(x.device).train(), x, y, threads=() if x.is_cuda else (torch.get_num_threads(),)
+        )
+    with replacing(f) as tmp:
+        tmp.write_text(json.dumps(speed))
     return speed
 
 # %% ../nbs/01a_training.ipynb #aff72177
 def _probed(recipe, clf, loader, seed, progress=False):
     "`clf` with a head that is a logistic regression on what its frozen body makes of the training items"
-    if not hasattr(clf.body, 'fit_head'): raise TrainingError(f'recipe {recipe.name}: {recipe.body[0]} has no head that can be fitted first')
-    tfms, device = seed_transforms(nn.Sequential(*map(build, recipe.augment)).train(), seed), default_device(); clf.to(device).eval(); loader.seed(seed)
-    batches = [np.array(b) for v in range(recipe.probe) for b in chunked(loader.dataset.tolist(), recipe.bs)]; first = len(batches)//recipe.probe
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=clf.bf16):
-        out = [(clf.body.pooled(clf.front_end((tfms if i >= first else noop)(x.to(device)))).float().cpu(), y.argmax(1)) for i, (x, y) in enumerate(map(loader.gather, tqdm(batches, 'first fit of the head', disable=not progress)))]
-    clf.body.fit_head(*map(torch.cat, zip(*out))); return clf
+    if not hasattr(clf.body, 'fit_head'):
+        raise TrainingError(
+            f'recipe {recipe.name}: {recipe.body[0]} has no head that can be fitted first'
+        )
+    tfms, device = (
+        seed_transforms(nn.Sequential(*map(build, recipe.augment)).train(), seed),
+        default_device(),
+    )
+    clf.to(device).eval()
+    loader.seed(seed)
+    batches = [
+        np.array(b)
+        for v in range(recipe.probe)
+        for b in chunked(loader.dataset.tolist(), recipe.bs)
+    ]
+    first = len(batches) // recipe.probe
+    with (
+        torch.inference_mode(),
+        torch.autocast(torch.device(device).type, torch.bfloat16, enabled=clf.bf16),
+    ):
+        out = [
+            (
+                clf.body.pooled(clf.front_end((tfms if i >= first else noop)(x.to(device))))
+                .float()
+                .cpu(),
+                y.argmax(1),
+            )
+            for i, (x, y) in enumerate(
+                map(loader.gather, tqdm(batches, 'first fit of the head', disable=not progress))
+            )
+        ]
+    clf.body.fit_head(*map(torch.cat, zip(*out)))
+    return clf
+
 
 def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
     "Trains `clf` in place; gives the rows of all epochs and the settings used"
-    speed = _speed(recipe, clf, dls, work, speed); set_speed(clf, **speed)
-    learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs); done = _resume(learn, work/'checkpoint.pt')
-    if recipe.probe and not done: _probed(recipe, clf, dls[0], seed, progress)
-    schedule = ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups())))))
-    try: learn.fit(recipe.epochs, cbs=schedule, start_epoch=done)
-    except OSError: learn.history.bar.close(); raise        # what is said of a full disk begins on a line of its own
-    if (best := getattr(learn, 'best', None)) and best.state: clf.load_state_dict(best.state)
+    speed = _speed(recipe, clf, dls, work, speed)
+    set_speed(clf, **speed)
+    learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs)
+    done = _resume(learn, work / 'checkpoint.pt')
+    if recipe.probe and not done:
+        _probed(recipe, clf, dls[0], seed, progress)
+    schedule = ParamScheduler(
+        SCHEDULES[recipe.schedule](replace(recipe, lr=_rates(recipe, len(clf.groups()))))
+    )
+    try:
+        learn.fit(recipe.epochs, cbs=schedule, start_epoch=done)
+    except OSError:
+        learn.history.bar.close()
+        raise  # what is said of a full disk begins on a line of its own
+    if (best := getattr(learn, 'best', None)) and best.state:
+        clf.load_state_dict(best.state)
     return learn.history.rows, speed
+
 
 def _predictions(clf, items, store, progress):
     "A row an item of valid and test: path, split, label, and a column `p:label` of probabilities each"
-    pos = np.flatnonzero(items.split != 'train'); t = items.iloc[pos][['path', 'split', 'label']].assign(pos=pos)
-    p = predict_store(clf, store, pos, progress=progress and len(pos) > 1000) if len(pos) else np.zeros((0, len(clf.labels)))
-    return pd.concat([t.reset_index(drop=True), pd.DataFrame(p.round(5), columns=['p:'+l for l in clf.labels])], axis=1)
+    pos = np.flatnonzero(items.split != 'train')
+    t = items.iloc[pos][['path', 'split', 'label']].assign(pos=pos)
+    p = (
+        predict_store(clf, store, pos, progress=progress and len(pos) > 1000)
+        if len(pos)
+        else np.zeros((0, len(clf.labels)))
+    )
+    return pd.concat(
+        [
+            t.reset_index(drop=True),
+            pd.DataFrame(p.round(5), columns=['p:' + l for l in clf.labels]),
+        ],
+        axis=1,
+    )
 
 # %% ../nbs/01a_training.ipynb #6e08823b
-def parts_of(recipe:Recipe, items:pd.DataFrame, fold:int=None, seed:int=0) -> pd.DataFrame:
+def parts_of(recipe: Recipe, items: pd.DataFrame, fold: int = None, seed: int = 0) -> pd.DataFrame:
     "The items that `fit` uses, with `split`: all train with fold 0, as given where there is a `split` and no fold, else as the recipe says"
-    if fold == 0: return items.assign(split='train')
-    return split_items(items, recipe.split, fold=fold or 1, seed=seed) if fold or 'split' not in items else items
+    if fold == 0:
+        return items.assign(split='train')
+    return (
+        split_items(items, recipe.split, fold=fold or 1, seed=seed)
+        if fold or 'split' not in items
+        else items
+    )
+
 
 def _ready(recipe, items, fold, seed):
     "`parts_of` as everything that follows wants them"
-    t = parts_of(recipe, items, fold, seed).reset_index(drop=True); return t.assign(label=t.label.map(_listed)) if recipe.multi_label else t
+    t = parts_of(recipe, items, fold, seed).reset_index(drop=True)
+    return t.assign(label=t.label.map(_listed)) if recipe.multi_label else t
 
-def fit(recipe:Recipe,
-        items:pd.DataFrame,    # path, label, …; with `split`, or with `fold` for `recipe.split`
-        fold:int=None,         # which fold is tested; 0: none, everything is trained on
-        seed:int=0,
-        out:str=None,          # run folder; default runs/<recipe>-fold<k>-seed<s>
-        resume:bool=False,     # go on where a killed run stopped
-        speed:dict=None,       # settings for `set_speed`; default: probed
-        cache:str=None,        # where decoded data is kept
-        progress:bool=True,
-        cbs:tuple=()           # further fastai callbacks
-       ) -> Run:
+
+def fit(
+    recipe: Recipe,
+    items: pd.DataFrame,  # path, label, …; with `split`, or with `fold` for `recipe.split`
+    fold: int = None,  # which fold is tested; 0: none, everything is trained on
+    seed: int = 0,
+    out: str = None,  # run folder; default runs/<recipe>-fold<k>-seed<s>
+    resume: bool = False,  # go on where a killed run stopped
+    speed: dict = None,  # settings for `set_speed`; default: probed
+    cache: str = None,  # where decoded data is kept
+    progress: bool = True,
+    cbs: tuple = (),  # further fastai callbacks
+) -> Run:
     "Trains, saves, evaluates and reports; `TrainingError` or the store's error in one sentence"
     out = Path(out or f'runs/{recipe.name}-fold{1 if fold is None else fold}-seed{seed}')
-    items = _ready(recipe, items, fold, seed); labels = sorted(items.label.explode().dropna().unique())
-    torch.manual_seed(seed); clf = _started(Classifier(recipe, labels))      # first: missing weights are said before anything is decoded
+    items = _ready(recipe, items, fold, seed)
+    labels = sorted(items.label.explode().dropna().unique())
+    torch.manual_seed(seed)
+    clf = _started(
+        Classifier(recipe, labels)
+    )  # first: missing weights are said before anything is decoded
     store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
     plan = dict(recipe=asdict(recipe), seed=seed, data_hash=data_hash(items, store))
     with _working_folder(out, plan, resume) as work:
-        t = time.time(); rows, speed = _train(recipe, clf, _loaders(recipe, items, store, labels), seed, work, speed, progress, cbs)
-        _finish(work, clf, items, store, dict(plan, seconds=round(time.time()-t, 1), config=dict(speed, fold=fold), epochs=rows), progress)
+        t = time.time()
+        rows, speed = _train(
+            recipe, clf, _loaders(recipe, items, store, labels), seed, work, speed, progress, cbs
+        )
+        _finish(
+            work,
+            clf,
+            items,
+            store,
+            dict(
+                plan, seconds=round(time.time() - t, 1), config=dict(speed, fold=fold), epochs=rows
+            ),
+            progress,
+        )
     return Run(out)
+
 
 @torch.inference_mode()
 def _mixed(clf, y, store, pos, passes=3):
     "Answers to the items `pos`, mixed as in training, and the labels of the mixtures"
-    mix, loader = seed_transforms(build(clf.recipe.mixup).train(), 0), ItemLoader(store, torch.from_numpy(y).float(), pos, 64, clf.recipe.window, True, next(clf.parameters()).device)
-    def heard(k): loader.seed(k); return [(clf.answer(x).cpu().numpy(), y.cpu().numpy() > 0) for x, y in (mix(*b) for b in loader)]
+    mix, loader = (
+        seed_transforms(build(clf.recipe.mixup).train(), 0),
+        ItemLoader(
+            store,
+            torch.from_numpy(y).float(),
+            pos,
+            64,
+            clf.recipe.window,
+            True,
+            next(clf.parameters()).device,
+        ),
+    )
+
+    def heard(k):
+        loader.seed(k)
+        return [
+            (clf.answer(x).cpu().numpy(), y.cpu().numpy() > 0) for x, y in (mix(*b) for b in loader)
+        ]
+
     return map(np.concatenate, zip(*(b for k in range(passes) for b in heard(k))))
+
 
 def _calibrated(clf, items, store):
     "What is chosen on validation, if there is any: temperature and level of `sure`, where the recipe wants them; thresholds for items with several labels, on mixtures where the recipe mixes"
     pos, r = np.flatnonzero(items.split == 'valid'), clf.recipe
-    if not (r.calibrate or r.multi_label) or not len(pos): return {}
-    if r.multi_label and r.mixup: return dict(thresholds=fit_thresholds(*_mixed(clf, one_hot(items.label, clf.labels), store, pos), clf.labels))
+    if not (r.calibrate or r.multi_label) or not len(pos):
+        return {}
+    if r.multi_label and r.mixup:
+        return dict(
+            thresholds=fit_thresholds(
+                *_mixed(clf, one_hot(items.label, clf.labels), store, pos), clf.labels
+            )
+        )
     p, y = predict_store(clf, store, pos), one_hot(items.label.iloc[pos], clf.labels)
-    if r.multi_label: return dict(thresholds=fit_thresholds(p, y, clf.labels))
-    q = temper(p, t := round(fit_temperature(p, y.argmax(1)), 4)); return dict(temperature=t, sure=fit_sure(q, q.argmax(1) == y.argmax(1)))
+    if r.multi_label:
+        return dict(thresholds=fit_thresholds(p, y, clf.labels))
+    q = temper(p, t := round(fit_temperature(p, y.argmax(1)), 4))
+    return dict(temperature=t, sure=fit_sure(q, q.argmax(1) == y.argmax(1)))
+
 
 def _finish(work, clf, items, store, record, progress):
     "Model file, predictions, record and page into `work`"
-    set_speed(clf.eval()); clf.summary = dict(seed=record['seed'], data_hash=record['data_hash']) | _calibrated(clf, items, store)
-    f = save_model(clf, work/'model.safetensors'); clf = load_model(f).to(default_device())
-    t = time.time(); pred = _predictions(clf, items, store, progress); record['items_per_second'] = round(len(pred)/(time.time()-t), 1)
-    reports = [Report(clf.labels, t, t.filter(regex='^p:').to_numpy(), s, getattr(store, 'html', None), clf.summary.get('thresholds')) for s,t in pred.groupby('split', sort=False)]
-    record |= clf.summary | dict(device=record.get('device') or device_name(), versions=versions(), file_bytes=f.stat().st_size, params=clf.n_params, metrics={r.name: r.metrics for r in reports}, errors={r.name: r.errors() for r in reports})
-    if reports: write_report(work/'report.html', clf, record, max(reports, key=lambda r: r.name == 'test'), store, record['epochs'])
-    pred.drop(columns='pos').assign(label=pred.label.map(_listed).str.join('|')).to_csv(work/'predictions.csv', index=False)
-    (work/'run.json').write_text(json.dumps(record, indent=1))
+    set_speed(clf.eval())
+    clf.summary = dict(seed=record['seed'], data_hash=record['data_hash']) | _calibrated(
+        clf, items, store
+    )
+    f = save_model(clf, work / 'model.safetensors')
+    clf = load_model(f).to(default_device())
+    t = time.time()
+    pred = _predictions(clf, items, store, progress)
+    record['items_per_second'] = round(len(pred) / (time.time() - t), 1)
+    reports = [
+        Report(
+            clf.labels,
+            t,
+            t.filter(regex='^p:').to_numpy(),
+            s,
+            getattr(store, 'html', None),
+            clf.summary.get('thresholds'),
+        )
+        for s, t in pred.groupby('split', sort=False)
+    ]
+    record |= clf.summary | dict(
+        device=record.get('device') or device_name(),
+        versions=versions(),
+        file_bytes=f.stat().st_size,
+        params=clf.n_params,
+        metrics={r.name: r.metrics for r in reports},
+        errors={r.name: r.errors() for r in reports},
+    )
+    if reports:
+        write_report(
+            work / 'report.html',
+            clf,
+            record,
+            max(reports, key=lambda r: r.name == 'test'),
+            store,
+            record['epochs'],
+        )
+    pred.drop(columns='pos').assign(label=pred.label.map(_listed).str.join('|')).to_csv(
+        work / 'predictions.csv', index=False
+    )
+    (work / 'run.json').write_text(json.dumps(record, indent=1))
 
 # %% ../nbs/01a_training.ipynb #7b764bef
 @patch
-def predict_paths(self:Classifier, paths:list, progress:bool=False) -> pd.DataFrame:
+def predict_paths(self: Classifier, paths: list, progress: bool = False) -> pd.DataFrame:
     "A row a file: path, label (the most probable), with several labels an item also `labels` (all from their thresholds on), prob, error, then a column `p:label` each; a bad file has an empty label and its error"
     chunks, bar = [], tqdm(total=len(paths), disable=not progress, unit=' files')
     with bar:
-        for c in chunked(paths, 256): chunks.append(self._predict_chunk(list(c))); bar.update(len(chunks[-1]))
-    return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=['path', 'label', 'prob', 'error'])
+        for c in chunked(paths, 256):
+            chunks.append(self._predict_chunk(list(c)))
+            bar.update(len(chunks[-1]))
+    return (
+        pd.concat(chunks, ignore_index=True)
+        if chunks
+        else pd.DataFrame(columns=['path', 'label', 'prob', 'error'])
+    )
+
 
 @patch
-def _predict_chunk(self:Classifier, paths):
+def _predict_chunk(self: Classifier, paths):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
-        store = build(self.recipe.store, paths=[str(p) for p in paths], cache=tmp, skip_broken=True, progress=False)
-        good = np.array([i for i,p in enumerate(paths) if str(p) not in store.broken], int)
+        store = build(
+            self.recipe.store,
+            paths=[str(p) for p in paths],
+            cache=tmp,
+            skip_broken=True,
+            progress=False,
+        )
+        good = np.array([i for i, p in enumerate(paths) if str(p) not in store.broken], int)
         probs = np.full((len(paths), len(self.labels)), np.nan)
-        if len(good): probs[good] = predict_store(self, store, good)
-        t = pd.DataFrame(dict(path=[str(p) for p in paths], label='', prob=np.nan, error=[store.broken.get(str(p), '') for p in paths]))
-    t.loc[good, 'label'], t.loc[good, 'prob'] = np.array(self.labels)[probs[good].argmax(1)] if len(good) else [], probs[good].max(1)
-    if self.recipe.multi_label: t.insert(2, 'labels', ['|'.join(l for l, a, b in zip(self.labels, p, self.thresholds) if a >= b) for p in probs])
-    return pd.concat([t, pd.DataFrame(probs, columns=['p:'+l for l in self.labels])], axis=1)
+        if len(good):
+            probs[good] = predict_store(self, store, good)
+        t = pd.DataFrame(
+            dict(
+                path=[str(p) for p in paths],
+                label='',
+                prob=np.nan,
+                error=[store.broken.get(str(p), '') for p in paths],
+            )
+        )
+    t.loc[good, 'label'], t.loc[good, 'prob'] = (
+        np.array(self.labels)[probs[good].argmax(1)] if len(good) else [],
+        probs[good].max(1),
+    )
+    if self.recipe.multi_label:
+        t.insert(
+            2,
+            'labels',
+            [
+                '|'.join(l for l, a, b in zip(self.labels, p, self.thresholds) if a >= b)
+                for p in probs
+            ],
+        )
+    return pd.concat([t, pd.DataFrame(probs, columns=['p:' + l for l in self.labels])], axis=1)
+
 
 @patch
-def predict(self:Classifier, path:str) -> pd.Series:
+def predict(self: Classifier, path: str) -> pd.Series:
     "Labels of one file with their probabilities, most likely first; `TrainingError` names a file that cannot be read"
     row = self.predict_paths([path]).iloc[0]
-    if row.error: raise TrainingError(f'{path} {row.error}')
-    return row.filter(regex='^p:').astype(float).rename(lambda c: c[2:]).sort_values(ascending=False).rename('prob')
+    if row.error:
+        raise TrainingError(f'{path} {row.error}')
+    return (
+        row.filter(regex='^p:')
+        .astype(float)
+        .rename(lambda c: c[2:])
+        .sort_values(ascending=False)
+        .rename('prob')
+    )
 
 # %% ../nbs/01a_training.ipynb #5265ae97
 @patch
-def timeline(self:Classifier,
-    path:str,         # a sound of any length
-    hop:float=None,   # seconds from one window to the next; half a window by default
+def timeline(
+    self: Classifier,
+    path: str,  # a sound of any length
+    hop: float = None,  # seconds from one window to the next; half a window by default
 ) -> pd.DataFrame:
     "A row a window: start and end in seconds, a column of probabilities a label; `TrainingError` names a file that cannot be read"
-    if not self.recipe.window: raise TrainingError(f'{path}: a timeline is for sounds, and this model reads photos')
+    if not self.recipe.window:
+        raise TrainingError(f'{path}: a timeline is for sounds, and this model reads photos')
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
-        store = build(self.recipe.store, paths=[str(path)], cache=tmp, skip_broken=True, progress=False)
-        if store.broken: raise TrainingError(f'{path} {store.broken[str(path)]}')
-        _, start, p = window_probs(self, store, np.zeros(1, int), max(int((hop or 0)*store.sr), 0)); end = store.lengths[0]/store.sr
-        if not self.recipe.multi_label: p = temper(p, self.temperature)
-    start = start/store.sr
-    return pd.concat([pd.DataFrame(dict(start=start, end=np.minimum(start + self.recipe.window/store.sr, end))), pd.DataFrame(p, columns=self.labels)], axis=1).round(4)
+        store = build(
+            self.recipe.store, paths=[str(path)], cache=tmp, skip_broken=True, progress=False
+        )
+        if store.broken:
+            raise TrainingError(f'{path} {store.broken[str(path)]}')
+        _, start, p = window_probs(
+            self, store, np.zeros(1, int), max(int((hop or 0) * store.sr), 0)
+        )
+        end = store.lengths[0] / store.sr
+        if not self.recipe.multi_label:
+            p = temper(p, self.temperature)
+    start = start / store.sr
+    return pd.concat(
+        [
+            pd.DataFrame(
+                dict(start=start, end=np.minimum(start + self.recipe.window / store.sr, end))
+            ),
+            pd.DataFrame(p, columns=self.labels),
+        ],
+        axis=1,
+    ).round(4)
+
 
 def show_timeline(
-    t:pd.DataFrame,   # of `timeline`
-    k:int=6,          # the most labels that are drawn
+    t: pd.DataFrame,  # of `timeline`
+    k: int = 6,  # the most labels that are drawn
     ax=None,
 ):
     "The most probable labels over seconds, one strip each: the darker, the surer; gives the axes"
-    p = t.drop(columns=['start', 'end']); p = p[p.max().nlargest(k).index]; ax = ax or plt.subplots(figsize=(9, .8+.32*p.shape[1]))[1]
-    edges = np.r_[t.start[0], (t.start.to_numpy()[1:] + t.end.to_numpy()[:-1])/2, t.end.iloc[-1]]          # a window speaks for its middle
-    ax.pcolormesh(edges, np.arange(p.shape[1]+1), p.to_numpy().T, cmap='Blues', vmin=0, vmax=1); ax.invert_yaxis()
-    ax.set_yticks(np.arange(p.shape[1])+.5, p.columns); ax.set(xlabel='seconds'); ax.grid(False); return ax
+    p = t.drop(columns=['start', 'end'])
+    p = p[p.max().nlargest(k).index]
+    ax = ax or plt.subplots(figsize=(9, 0.8 + 0.32 * p.shape[1]))[1]
+    edges = np.r_[
+        t.start[0], (t.start.to_numpy()[1:] + t.end.to_numpy()[:-1]) / 2, t.end.iloc[-1]
+    ]  # a window speaks for its middle
+    ax.pcolormesh(edges, np.arange(p.shape[1] + 1), p.to_numpy().T, cmap='Blues', vmin=0, vmax=1)
+    ax.invert_yaxis()
+    ax.set_yticks(np.arange(p.shape[1]) + 0.5, p.columns)
+    ax.set(xlabel='seconds')
+    ax.grid(False)
+    return ax

@@ -12,8 +12,11 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn as nn
+
 with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # timm imports tqdm.auto, which warns wherever ipywidgets is missing
+    warnings.simplefilter(
+        'ignore'
+    )  # timm imports tqdm.auto, which warns wherever ipywidgets is missing
     import timm
     from timm.models import adapt_input_conv
 from fastai.vision.learner import create_head
@@ -35,218 +38,587 @@ def read_weights(
     "(name -> float32 tensor, metadata) of a file of weights; nothing in it is run, and `TrainingError` names a file that cannot be read"
     try:
         if Path(path).suffix == '.safetensors':
-            with safe_open(path, 'pt') as f: state, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-        else: state, meta = torch.load(path, weights_only=True, map_location='cpu'), {}
-        state = state.get('model', state)             # PANNs' files have it one level deeper
+            with safe_open(path, 'pt') as f:
+                state, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        else:
+            state, meta = torch.load(path, weights_only=True, map_location='cpu'), {}
+        state = state.get('model', state)  # PANNs' files have it one level deeper
         return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, meta
-    except FileNotFoundError: raise TrainingError(f'{path}: no such file of weights') from None
-    except Exception as e: raise TrainingError(f'{path}: not a file of weights ({type(e).__name__}); nothing was loaded') from None
+    except FileNotFoundError:
+        raise TrainingError(f'{path}: no such file of weights') from None
+    except Exception as e:
+        raise TrainingError(
+            f'{path}: not a file of weights ({type(e).__name__}); nothing was loaded'
+        ) from None
 
 # %% ../nbs/03_transfer.ipynb #4db24b5c
-_MN04 = ('https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt',
-         'sha256:899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c')
+_MN04 = (
+    'https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt',
+    'sha256:899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c',
+)
+
 
 def _url(name):
     "Address and hash, if it is known, of named weights"
-    if name == 'audioset': return _MN04
-    try: cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError: cfg = None                      # a network of timm's with a tag that it has not
-    if cfg is None or not (cfg.url or cfg.hf_hub_id): raise TrainingError(f'{name}: neither a file nor the name of weights (audioset, or a timm model)')
-    return (cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors'), None
+    if name == 'audioset':
+        return _MN04
+    try:
+        cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:
+        cfg = None  # a network of timm's with a tag that it has not
+    if cfg is None or not (cfg.url or cfg.hf_hub_id):
+        raise TrainingError(
+            f'{name}: neither a file nor the name of weights (audioset, or a timm model)'
+        )
+    return (
+        cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors'
+    ), None
+
 
 def _local(name, url):
     "A file of these weights in $INSTRUMENTS_WEIGHTS, or None"
-    folder, stem = Path(os.environ.get('INSTRUMENTS_WEIGHTS') or '.'), Path(url).stem if name == 'audioset' else name.split('.')[0]
-    return next((p for p in sorted(folder.glob(f'{stem}*')) if p.suffix in ('.pt', '.pth', '.safetensors')), None) if 'INSTRUMENTS_WEIGHTS' in os.environ else None
+    folder, stem = (
+        Path(os.environ.get('INSTRUMENTS_WEIGHTS') or '.'),
+        Path(url).stem if name == 'audioset' else name.split('.')[0],
+    )
+    return (
+        next(
+            (
+                p
+                for p in sorted(folder.glob(f'{stem}*'))
+                if p.suffix in ('.pt', '.pth', '.safetensors')
+            ),
+            None,
+        )
+        if 'INSTRUMENTS_WEIGHTS' in os.environ
+        else None
+    )
+
 
 def weights_file(
-    name:str,            # a file, `audioset`, or a timm model
-    progress:bool=True,  # show a bar while downloading?
+    name: str,  # a file, `audioset`, or a timm model
+    progress: bool = True,  # show a bar while downloading?
 ) -> Path:
     "The file of named weights: in $INSTRUMENTS_WEIGHTS, else in the cache, else downloaded to it"
-    if Path(name).is_file(): return Path(name)
-    url, known = _url(name); path = _folder(name='weights')/f'{name}{Path(url).suffix}'
-    if found := _local(name, url): return found
-    try: path.exists() or download(url, path, known, progress)
-    except DataError as e: raise TrainingError(f'{e}; or name a folder that holds these weights in $INSTRUMENTS_WEIGHTS') from None
+    if Path(name).is_file():
+        return Path(name)
+    url, known = _url(name)
+    path = _folder(name='weights') / f'{name}{Path(url).suffix}'
+    if found := _local(name, url):
+        return found
+    try:
+        path.exists() or download(url, path, known, progress)
+    except DataError as e:
+        raise TrainingError(
+            f'{e}; or name a folder that holds these weights in $INSTRUMENTS_WEIGHTS'
+        ) from None
     short = re.search(r'-([0-9a-f]{8,})\.pth$', url)
-    if short and not sha256(path.read_bytes()).hexdigest().startswith(short[1]): path.unlink(); raise TrainingError(f'{path.name} from {url} has not the hash {short[1]}: it was removed')
+    if short and not sha256(path.read_bytes()).hexdigest().startswith(short[1]):
+        path.unlink()
+        raise TrainingError(f'{path.name} from {url} has not the hash {short[1]}: it was removed')
     return path
 
 # %% ../nbs/03_transfer.ipynb #a55440aa
 _TAPS = 7
-def _channels(block): return [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+
+
+def _channels(block):
+    return [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+
 
 class MN(MobileNetV3):
     "EfficientAT's MobileNetV3: log-mel (B, 128, F) of `mn_front_end` to logits (B, n_out)"
-    def __init__(self,
-        width:float=.4,      # of all layers; mn04 is 0.4
-        dropout:float=.2,    # before the last layer
-        start:tuple=(),      # numbers of AudioSet's classes from whose rows the last layer starts, one a label; with other labels it starts from random numbers
-        taps:bool=False,     # does the last layer also see the channels of the last seven blocks, their means and their maxima over time?
-        n_out:int=527,
+
+    def __init__(
+        self,
+        width: float = 0.4,  # of all layers; mn04 is 0.4
+        dropout: float = 0.2,  # before the last layer
+        start: tuple = (),  # numbers of AudioSet's classes from whose rows the last layer starts, one a label; with other labels it starts from random numbers
+        taps: bool = False,  # does the last layer also see the channels of the last seven blocks, their means and their maxima over time?
+        n_out: int = 527,
     ):
         settings, last = _mobilenet_v3_conf('mobilenet_v3_large', width_mult=width)
-        block = partial(InvertedResidual, se_layer=partial(SqueezeExcitation, scale_activation=nn.Sigmoid))
-        super().__init__(settings, last, n_out, block, partial(nn.BatchNorm2d, eps=1e-3, momentum=.01), dropout); self.start = list(start)
+        block = partial(
+            InvertedResidual, se_layer=partial(SqueezeExcitation, scale_activation=nn.Sigmoid)
+        )
+        super().__init__(
+            settings, last, n_out, block, partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01), dropout
+        )
+        self.start = list(start)
         self.features[0][0] = nn.Conv2d(1, self.features[0][0].out_channels, 3, 2, 1, bias=False)
-        if taps: n = 2*sum(_channels(l) for l in self.features[-_TAPS:]); self.tap_norm, self.tap = nn.BatchNorm1d(n, affine=False), nn.Linear(n, n_out, bias=False); nn.init.zeros_(self.tap.weight)
+        if taps:
+            n = 2 * sum(_channels(l) for l in self.features[-_TAPS:])
+            self.tap_norm, self.tap = (
+                nn.BatchNorm1d(n, affine=False),
+                nn.Linear(n, n_out, bias=False),
+            )
+            nn.init.zeros_(self.tap.weight)
+
     def forward(self, x):
-        if not hasattr(self, 'tap'): return super().forward(x[:, None])
+        if not hasattr(self, 'tap'):
+            return super().forward(x[:, None])
         x, seen = self.features[:-_TAPS](x[:, None]), []
-        for l in self.features[-_TAPS:]: x = l(x); seen += [x.mean((2, 3)), x.mean(2).amax(-1)]
-        return self.classifier(x.mean((2, 3))) + self.tap(self.tap_norm(torch.cat(seen, 1).float())/4)   # so small that the same pull holds both
-    def groups(self): return _groups(self.features) + [list(self.classifier[0].parameters()), [p for m in (self.classifier[-1], *([self.tap] if hasattr(self, 'tap') else [])) for p in m.parameters()]]
+        for l in self.features[-_TAPS:]:
+            x = l(x)
+            seen += [x.mean((2, 3)), x.mean(2).amax(-1)]
+        return self.classifier(x.mean((2, 3))) + self.tap(
+            self.tap_norm(torch.cat(seen, 1).float()) / 4
+        )  # so small that the same pull holds both
+
+    def groups(self):
+        return _groups(self.features) + [
+            list(self.classifier[0].parameters()),
+            [
+                p
+                for m in (self.classifier[-1], *([self.tap] if hasattr(self, 'tap') else []))
+                for p in m.parameters()
+            ],
+        ]
+
     def load_weights(self, name):
         state = _mn_names(read_weights(weights_file(name))[0])
-        if 'classifier.3.bias' not in state: raise TrainingError(f'{name}: these weights are of another network (classifier.3.bias is missing)')
-        if len(self.start) == len(self.classifier[-1].bias): state |= {k: state[k][self.start] for k in ('classifier.3.weight', 'classifier.3.bias')}
-        _load(self, state, name, ('tap', *['classifier.3.']*(state['classifier.3.bias'].shape != self.classifier[-1].bias.shape)))
+        if 'classifier.3.bias' not in state:
+            raise TrainingError(
+                f'{name}: these weights are of another network (classifier.3.bias is missing)'
+            )
+        if len(self.start) == len(self.classifier[-1].bias):
+            state |= {k: state[k][self.start] for k in ('classifier.3.weight', 'classifier.3.bias')}
+        _load(
+            self,
+            state,
+            name,
+            (
+                'tap',
+                *['classifier.3.']
+                * (state['classifier.3.bias'].shape != self.classifier[-1].bias.shape),
+            ),
+        )
+
 
 def _groups(module, n=4):
     "The parameters of a module in `n` lists of about as many layers, from the input on"
-    layers = [list(m.parameters(recurse=False)) for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
-    return [[p for l in layers[len(layers)*i//n:len(layers)*(i+1)//n] for p in l] for i in range(n)]
+    layers = [
+        list(m.parameters(recurse=False))
+        for m in module.modules()
+        if any(True for _ in m.parameters(recurse=False))
+    ]
+    return [
+        [p for l in layers[len(layers) * i // n : len(layers) * (i + 1) // n] for p in l]
+        for i in range(n)
+    ]
 
 # %% ../nbs/03_transfer.ipynb #e91f73dc
 def _mn_names(state):
     "EfficientAT's names and shapes as torchvision's"
-    rename = partial(re.sub, r'conc_se_layers\.0\.|classifier\.[25](?=\.)', lambda m: {'2': 'classifier.0', '5': 'classifier.3'}.get(m[0][-1], ''))
-    return {rename(k): v[..., None, None] if re.search(r'\.fc\d\.weight', k) else v for k, v in state.items()}
+    rename = partial(
+        re.sub,
+        r'conc_se_layers\.0\.|classifier\.[25](?=\.)',
+        lambda m: {'2': 'classifier.0', '5': 'classifier.3'}.get(m[0][-1], ''),
+    )
+    return {
+        rename(k): v[..., None, None] if re.search(r'\.fc\d\.weight', k) else v
+        for k, v in state.items()
+    }
 
-def _load(module, state, name, heads=(), gaps:float=0.):
+
+def _load(module, state, name, heads=(), gaps: float = 0.0):
     "Puts `state` into `module`; parameters below `heads` start anew, a share of `gaps` of all may be missing, which is said, and none left over"
-    try: got = module.load_state_dict({k: v for k, v in state.items() if not k.startswith(tuple(heads))}, strict=False)
-    except RuntimeError as e: raise TrainingError(f'{name}: these weights have other shapes ({str(e).splitlines()[1].strip()[:90]} …)') from None
-    missing = [k for k in got.missing_keys if not k.startswith(tuple(heads))]; wrong = missing*(len(missing) > gaps*len(module.state_dict())) + got.unexpected_keys
-    if wrong: raise TrainingError(f'{name}: these weights are of another network ({len(wrong)} names differ, for instance {wrong[0]})')
-    if missing: print(f'{name}: {len(missing)} names are not among these weights, so random at first: {", ".join(missing[:4])}{" …"*(len(missing) > 4)}')
+    try:
+        got = module.load_state_dict(
+            {k: v for k, v in state.items() if not k.startswith(tuple(heads))}, strict=False
+        )
+    except RuntimeError as e:
+        raise TrainingError(
+            f'{name}: these weights have other shapes ({str(e).splitlines()[1].strip()[:90]} …)'
+        ) from None
+    missing = [k for k in got.missing_keys if not k.startswith(tuple(heads))]
+    wrong = missing * (len(missing) > gaps * len(module.state_dict())) + got.unexpected_keys
+    if wrong:
+        raise TrainingError(
+            f'{name}: these weights are of another network ({len(wrong)} names differ, for instance {wrong[0]})'
+        )
+    if missing:
+        print(
+            f'{name}: {len(missing)} names are not among these weights, so random at first: {", ".join(missing[:4])}{" …" * (len(missing) > 4)}'
+        )
 
 # %% ../nbs/03_transfer.ipynb #c288964b
-MN_FRONT_END = ('audio_transforms.LogMel', dict(sr=32000, n_fft=1024, hop_length=320, win_length=800, periodic=False, preemphasis=.97, n_mels=128, f_min=0.,
-                                                f_max=15000., mel_scale='kaldi', log='ln', eps=1e-5, norm=(-4.5, 5.)))
+MN_FRONT_END = (
+    'audio_transforms.LogMel',
+    dict(
+        sr=32000,
+        n_fft=1024,
+        hop_length=320,
+        win_length=800,
+        periodic=False,
+        preemphasis=0.97,
+        n_mels=128,
+        f_min=0.0,
+        f_max=15000.0,
+        mel_scale='kaldi',
+        log='ln',
+        eps=1e-5,
+        norm=(-4.5, 5.0),
+    ),
+)
 
 # %% ../nbs/03_transfer.ipynb #b56144ec
 class ImageNet(nn.Module):
     "A timm network with fastai's head: pictures (B, 3, H, W), or features (B, M, F) as grey ones, to logits (B, n_out)"
-    def __init__(self,
-        arch:str='resnet18.tv_in1k',  # a timm name; `.tv_in1k` are torchvision's weights
-        n_in:int=1,                   # channels: 3 for photos, 1 for spectrograms
-        bands:int=0,                  # rows of a spectrogram that are normalised one by one, by batch norm; 0: none
-        hidden:int=0,                 # width of a hidden layer in the head; 0: none
-        ps:float=.5,                  # dropout before the last layer
-        stages:int=4,                 # how many stages of a ResNet are kept; 3 leaves out the largest and most special one
-        caffe:bool=False,             # a ResNet whose stages stride in their first 1×1 convolution
-        n_out:int=10,
+
+    def __init__(
+        self,
+        arch: str = 'resnet18.tv_in1k',  # a timm name; `.tv_in1k` are torchvision's weights
+        n_in: int = 1,  # channels: 3 for photos, 1 for spectrograms
+        bands: int = 0,  # rows of a spectrogram that are normalised one by one, by batch norm; 0: none
+        hidden: int = 0,  # width of a hidden layer in the head; 0: none
+        ps: float = 0.5,  # dropout before the last layer
+        stages: int = 4,  # how many stages of a ResNet are kept; 3 leaves out the largest and most special one
+        caffe: bool = False,  # a ResNet whose stages stride in their first 1×1 convolution
+        n_out: int = 10,
     ):
-        super().__init__(); self.arch, self.norm = arch, nn.BatchNorm1d(bands) if bands else nn.Identity()
+        super().__init__()
+        self.arch, self.norm = arch, nn.BatchNorm1d(bands) if bands else nn.Identity()
         self.net = timm.create_model(arch, in_chans=n_in, num_classes=0, global_pool='')
-        if caffe: _caffe(self.net)
-        if stages == 3: self.net.num_features, self.net.layer4 = self.net.feature_info[-2]['num_chs'], nn.Identity()
+        if caffe:
+            _caffe(self.net)
+        if stages == 3:
+            self.net.num_features, self.net.layer4 = (
+                self.net.feature_info[-2]['num_chs'],
+                nn.Identity(),
+            )
         for m in self.net.modules():
-            if isinstance(m, nn.BatchNorm2d): m.momentum = .1     # TensorFlow's 0.01 would keep ImageNet's statistics through a short training
-        self.head = create_head(self.net.num_features, n_out, [hidden]*(hidden > 0), ps)
-    def maps(self, x): x = self.norm(x); return self.net(x[:, None] if x.ndim == 3 else x)
-    def forward(self, x): return self.head(self.maps(x))
-    def pooled(self, x): return self.head[:2](self.maps(x))      # (B, 2 C): maximum and mean of each channel
+            if isinstance(m, nn.BatchNorm2d):
+                m.momentum = 0.1  # TensorFlow's 0.01 would keep ImageNet's statistics through a short training
+        self.head = create_head(self.net.num_features, n_out, [hidden] * (hidden > 0), ps)
+
+    def maps(self, x):
+        x = self.norm(x)
+        return self.net(x[:, None] if x.ndim == 3 else x)
+
+    def forward(self, x):
+        return self.head(self.maps(x))
+
+    def pooled(self, x):
+        return self.head[:2](self.maps(x))  # (B, 2 C): maximum and mean of each channel
+
     def fit_head(self, z, y):
         "The head as the logistic regression of labels y (N,) on pooled features z (N, 2 C)"
-        if len(self.head) != 5: raise TrainingError(f'{self.arch}: only a head without a hidden layer can be fitted first')
-        norm, last = self.head[2], self.head[-1]; norm.running_mean.copy_(z.mean(0)); norm.running_var.copy_(z.var(0))
-        m = LogisticRegression(max_iter=200).fit(norm.eval()(z).detach().cpu().numpy(), y.numpy()); w = torch.zeros_like(last.weight)
-        c, i = (torch.tensor(v).float() if len(m.classes_) > 2 else torch.tensor([-.5, .5]).view(-1, *[1]*(v.ndim-1))*torch.tensor(v).float() for v in (m.coef_, m.intercept_))
-        w[m.classes_] = c.to(w); last.weight.data = w; norm.bias.data = (torch.linalg.pinv(c) @ i).to(w)       # the last layer has no intercept of its own
+        if len(self.head) != 5:
+            raise TrainingError(
+                f'{self.arch}: only a head without a hidden layer can be fitted first'
+            )
+        norm, last = self.head[2], self.head[-1]
+        norm.running_mean.copy_(z.mean(0))
+        norm.running_var.copy_(z.var(0))
+        m = LogisticRegression(max_iter=200).fit(norm.eval()(z).detach().cpu().numpy(), y.numpy())
+        w = torch.zeros_like(last.weight)
+        c, i = (
+            torch.tensor(v).float()
+            if len(m.classes_) > 2
+            else torch.tensor([-0.5, 0.5]).view(-1, *[1] * (v.ndim - 1)) * torch.tensor(v).float()
+            for v in (m.coef_, m.intercept_)
+        )
+        w[m.classes_] = c.to(w)
+        last.weight.data = w
+        norm.bias.data = (torch.linalg.pinv(c) @ i).to(
+            w
+        )  # the last layer has no intercept of its own
+
     @property
-    def evidence(self): return self.net
-    def groups(self): return _groups(self.net) + [list(self.norm.parameters()) + list(self.head.parameters())]
+    def evidence(self):
+        return self.net
+
+    def groups(self):
+        return _groups(self.net) + [list(self.norm.parameters()) + list(self.head.parameters())]
+
     def load_weights(self, name):
-        (state, meta), first = read_weights(weights_file(self.arch if name == 'imagenet' else name)), self.net.default_cfg['first_conv'] + '.weight'
-        if first in state: state[first] = adapt_input_conv(self.net.get_parameter(first).shape[1], state[first])
-        unused = (self.net.default_cfg['classifier'], *['layer4.']*isinstance(getattr(self.net, 'layer4', 0), nn.Identity))
-        _load(self.net, {k: v for k, v in state.items() if not k.startswith(unused)}, name, gaps=.6)
-        if 'v1 stride' in meta.get('arch', ''): _caffe(self.net); return dict(caffe=True)
+        (state, meta), first = (
+            read_weights(weights_file(self.arch if name == 'imagenet' else name)),
+            self.net.default_cfg['first_conv'] + '.weight',
+        )
+        if first in state:
+            state[first] = adapt_input_conv(self.net.get_parameter(first).shape[1], state[first])
+        unused = (
+            self.net.default_cfg['classifier'],
+            *['layer4.'] * isinstance(getattr(self.net, 'layer4', 0), nn.Identity),
+        )
+        _load(
+            self.net, {k: v for k, v in state.items() if not k.startswith(unused)}, name, gaps=0.6
+        )
+        if 'v1 stride' in meta.get('arch', ''):
+            _caffe(self.net)
+            return dict(caffe=True)
+
 
 def _caffe(net):
     "A timm ResNet with the strides and the pooling of Caffe's"
     for l in (net.layer2, net.layer3, net.layer4):
-        if isinstance(l, nn.Sequential): l[0].conv1.stride, l[0].conv2.stride = (2, 2), (1, 1)
+        if isinstance(l, nn.Sequential):
+            l[0].conv1.stride, l[0].conv2.stride = (2, 2), (1, 1)
     net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
 
 # %% ../nbs/03_transfer.ipynb #349a8d10
-_CLIP = (('audio_transforms.CircularShift', dict(max_share=1.)), ('audio_transforms.Gain', dict(lo=-6., hi=6.)))
-_MASKS = (('audio_transforms.FreqMask', dict(share=.1, n=2)), ('audio_transforms.TimeMask', dict(share=.1, n=2)))
+_CLIP = (
+    ('audio_transforms.CircularShift', dict(max_share=1.0)),
+    ('audio_transforms.Gain', dict(lo=-6.0, hi=6.0)),
+)
+_MASKS = (
+    ('audio_transforms.FreqMask', dict(share=0.1, n=2)),
+    ('audio_transforms.TimeMask', dict(share=0.1, n=2)),
+)
 
-add_recipe(Recipe('sounds-mn04', about='mn04 from AudioSet, fine-tuned; official 5 folds of ESC-50 (ten classes), a minute a fold on two cores',
-    store=('audio_transforms.sound_store', dict(sr=32000)), window=160000, front_end=MN_FRONT_END, body=('transfer.MN', {}), weights='audioset',
-    augment=_CLIP, augment_features=(('audio_transforms.FreqShift', dict(bands=3)),), schedule='fine_tune', epochs=16, freeze=6, fixed=3, keep_stats=True,
-    bs=32, lr=1e-2, lr_low=1e-3, wd=.02, label_smoothing=.1, ema=.98, half=True))
+add_recipe(
+    Recipe(
+        'sounds-mn04',
+        about='mn04 from AudioSet, fine-tuned; official 5 folds of ESC-50 (ten classes), a minute a fold on two cores',
+        store=('audio_transforms.sound_store', dict(sr=32000)),
+        window=160000,
+        front_end=MN_FRONT_END,
+        body=('transfer.MN', {}),
+        weights='audioset',
+        augment=_CLIP,
+        augment_features=(('audio_transforms.FreqShift', dict(bands=3)),),
+        schedule='fine_tune',
+        epochs=16,
+        freeze=6,
+        fixed=3,
+        keep_stats=True,
+        bs=32,
+        lr=1e-2,
+        lr_low=1e-3,
+        wd=0.02,
+        label_smoothing=0.1,
+        ema=0.98,
+        half=True,
+    )
+)
 
-_PICTURE = ('audio_transforms.LogMel', dict(sr=22050, n_fft=1024, hop_length=512, n_mels=128, f_min=20., log='ln', mel_norm='slaney', norm='clip'))
+_PICTURE = (
+    'audio_transforms.LogMel',
+    dict(
+        sr=22050,
+        n_fft=1024,
+        hop_length=512,
+        n_mels=128,
+        f_min=20.0,
+        log='ln',
+        mel_norm='slaney',
+        norm='clip',
+    ),
+)
 
-add_recipe(Recipe('sounds-lite0', about='EfficientNet-lite0 from ImageNet on spectrograms; official 5 folds of ESC-50 (ten classes)',
-    store=('audio_transforms.sound_store', dict(sr=22050)), window=110250, front_end=_PICTURE,
-    body=('transfer.ImageNet', dict(arch='tf_efficientnet_lite0.in1k')), weights='imagenet',
-    augment=_CLIP, mixup=('audio_transforms.WaveMixup', dict(alpha=.3)), augment_features=_MASKS,
-    epochs=15, bs=32, lr=2e-3, lr_low=.1, freeze=2, wd=.02, label_smoothing=.1, ema=.98, half=True))
+add_recipe(
+    Recipe(
+        'sounds-lite0',
+        about='EfficientNet-lite0 from ImageNet on spectrograms; official 5 folds of ESC-50 (ten classes)',
+        store=('audio_transforms.sound_store', dict(sr=22050)),
+        window=110250,
+        front_end=_PICTURE,
+        body=('transfer.ImageNet', dict(arch='tf_efficientnet_lite0.in1k')),
+        weights='imagenet',
+        augment=_CLIP,
+        mixup=('audio_transforms.WaveMixup', dict(alpha=0.3)),
+        augment_features=_MASKS,
+        epochs=15,
+        bs=32,
+        lr=2e-3,
+        lr_low=0.1,
+        freeze=2,
+        wd=0.02,
+        label_smoothing=0.1,
+        ema=0.98,
+        half=True,
+    )
+)
 
-add_recipe(Recipe('sounds-resnet', about='Three of the four stages of a ResNet-18 from ImageNet on spectrograms; official 5 folds of ESC-50 (ten classes), five minutes a fold on one core',
-    store=('audio_transforms.sound_store', dict(sr=22050)), window=110250, front_end=(_PICTURE[0], _PICTURE[1] | dict(n_mels=64)),
-    body=('transfer.ImageNet', dict(arch='resnet18.tv_in1k', stages=3, bands=64)), weights='imagenet',
-    augment=_CLIP, mixup=('audio_transforms.WaveMixup', dict(alpha=.4)),
-    augment_features=(('audio_transforms.FreqShift', dict(bands=3)), ('audio_transforms.BandGain', dict(sd=.35)), *_MASKS),
-    epochs=60, bs=32, lr=4e-3, lr_low=.1, freeze=1, wd=.01, label_smoothing=.1, ema=.98, half=True))
+add_recipe(
+    Recipe(
+        'sounds-resnet',
+        about='Three of the four stages of a ResNet-18 from ImageNet on spectrograms; official 5 folds of ESC-50 (ten classes), five minutes a fold on one core',
+        store=('audio_transforms.sound_store', dict(sr=22050)),
+        window=110250,
+        front_end=(_PICTURE[0], _PICTURE[1] | dict(n_mels=64)),
+        body=('transfer.ImageNet', dict(arch='resnet18.tv_in1k', stages=3, bands=64)),
+        weights='imagenet',
+        augment=_CLIP,
+        mixup=('audio_transforms.WaveMixup', dict(alpha=0.4)),
+        augment_features=(
+            ('audio_transforms.FreqShift', dict(bands=3)),
+            ('audio_transforms.BandGain', dict(sd=0.35)),
+            *_MASKS,
+        ),
+        epochs=60,
+        bs=32,
+        lr=4e-3,
+        lr_low=0.1,
+        freeze=1,
+        wd=0.01,
+        label_smoothing=0.1,
+        ema=0.98,
+        half=True,
+    )
+)
 
-add_recipe(Recipe('sounds-resnet-published', about='Source S3, fine-tuned ResNet-34 on spectrograms: published 87.5 % on its 40 test clips; 2 + 10 epochs, stopped early',
-    split='source_fastai', store=('audio_transforms.sound_store', dict(sr=44100)), window=220500,
-    front_end=('audio_transforms.LogMel', dict(sr=44100, n_fft=1024, hop_length=512, n_mels=64, mel_scale='htk', top_db=80, norm='clip')),
-    body=('transfer.ImageNet', dict(arch='resnet34.tv_in1k', hidden=512)), weights='imagenet',
-    augment=(('audio_transforms.CircularShift', dict(max_share=.4)),), augment_features=_MASKS,
-    schedule='fine_tune', epochs=12, freeze=2, bs=8, lr=1.07e-2, lr_low=.01, wd=.01, save_best=True, patience=2))
+add_recipe(
+    Recipe(
+        'sounds-resnet-published',
+        about='Source S3, fine-tuned ResNet-34 on spectrograms: published 87.5 % on its 40 test clips; 2 + 10 epochs, stopped early',
+        split='source_fastai',
+        store=('audio_transforms.sound_store', dict(sr=44100)),
+        window=220500,
+        front_end=(
+            'audio_transforms.LogMel',
+            dict(
+                sr=44100,
+                n_fft=1024,
+                hop_length=512,
+                n_mels=64,
+                mel_scale='htk',
+                top_db=80,
+                norm='clip',
+            ),
+        ),
+        body=('transfer.ImageNet', dict(arch='resnet34.tv_in1k', hidden=512)),
+        weights='imagenet',
+        augment=(('audio_transforms.CircularShift', dict(max_share=0.4)),),
+        augment_features=_MASKS,
+        schedule='fine_tune',
+        epochs=12,
+        freeze=2,
+        bs=8,
+        lr=1.07e-2,
+        lr_low=0.01,
+        wd=0.01,
+        save_best=True,
+        patience=2,
+    )
+)
 
-add_space('sounds-resnet-published', {'body.arch': ('resnet18.tv_in1k', 'resnet34.tv_in1k', 'resnet50.tv_in1k'), 'bs': (8, 16, 32, 64, 128), 'lr': dict(low=1e-5, high=1e-1, log=True),
-                            'freeze': dict(low=1, high=5)});
+add_space(
+    'sounds-resnet-published',
+    {
+        'body.arch': ('resnet18.tv_in1k', 'resnet34.tv_in1k', 'resnet50.tv_in1k'),
+        'bs': (8, 16, 32, 64, 128),
+        'lr': dict(low=1e-5, high=1e-1, log=True),
+        'freeze': dict(low=1, high=5),
+    },
+);
 
 # %% ../nbs/03_transfer.ipynb #09e1252c
-def _views(px): return (('custom_cnn.PhotoWarp', dict(sizes=((0., px),), area=(.4, 1.), turn=10.)), ('custom_cnn.PhotoBackground', dict(p=.6)))
+def _views(px):
+    return (
+        ('custom_cnn.PhotoWarp', dict(sizes=((0.0, px),), area=(0.4, 1.0), turn=10.0)),
+        ('custom_cnn.PhotoBackground', dict(p=0.6)),
+    )
+
 
 def _photos(arch, about, px=224, norm={}, **kw):
     "A recipe for `arch` as it is, with a head fitted to photos of `px` pixels, as they are and once more as `_views` changes them"
-    return Recipe(f'photos-{arch.split(".")[0].split("_")[-1]}', about=f'{about}; 30 instruments', store=('custom_cnn.photo_store', dict(size=224)),
-        front_end=('custom_cnn.Photo', dict(size=px) | norm), body=('transfer.ImageNet', dict(arch=arch, n_in=3) | kw), augment=_views(px), views=_MIRROR, weights='imagenet',
-        schedule='fine_tune', probe=2, epochs=0, bs=32, wd=.02, calibrate=True, **_PHOTO)
+    return Recipe(
+        f'photos-{arch.split(".")[0].split("_")[-1]}',
+        about=f'{about}; 30 instruments',
+        store=('custom_cnn.photo_store', dict(size=224)),
+        front_end=('custom_cnn.Photo', dict(size=px) | norm),
+        body=('transfer.ImageNet', dict(arch=arch, n_in=3) | kw),
+        augment=_views(px),
+        views=_MIRROR,
+        weights='imagenet',
+        schedule='fine_tune',
+        probe=2,
+        epochs=0,
+        bs=32,
+        wd=0.02,
+        calibrate=True,
+        **_PHOTO,
+    )
 
-add_recipe(_photos('tf_efficientnet_lite0.in1k', 'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression', norm=dict(mean=(.5,)*3, sd=(.5,)*3)))
-add_recipe(_photos('resnet18.tv_in1k', 'three stages of a ResNet-18 from ImageNet as they are, with a head from a logistic regression', stages=3))
-add_recipe(_photos('resnet50.tv_in1k', 'ResNet-50 from ImageNet as it is, with a head from a logistic regression', 192));
+
+add_recipe(
+    _photos(
+        'tf_efficientnet_lite0.in1k',
+        'EfficientNet-lite0 from ImageNet as it is, with a head from a logistic regression',
+        norm=dict(mean=(0.5,) * 3, sd=(0.5,) * 3),
+    )
+)
+add_recipe(
+    _photos(
+        'resnet18.tv_in1k',
+        'three stages of a ResNet-18 from ImageNet as they are, with a head from a logistic regression',
+        stages=3,
+    )
+)
+add_recipe(
+    _photos(
+        'resnet50.tv_in1k',
+        'ResNet-50 from ImageNet as it is, with a head from a logistic regression',
+        192,
+    )
+);
 
 # %% ../nbs/03_transfer.ipynb #0d7038dc
 def _without(report, repeats):
     "`report` less the items whose paths end like one of `repeats`"
-    new = ~report.items.path.str.endswith(tuple(repeats)); return replace(report, items=report.items[new].reset_index(drop=True), probs=report.probs[new])
+    new = ~report.items.path.str.endswith(tuple(repeats))
+    return replace(report, items=report.items[new].reset_index(drop=True), probs=report.probs[new])
+
 
 _FACTS = ('params', 'file_bytes', 'seconds', 'items_per_second')
 
+
 def side_by_side(
-    runs:dict,       # name -> its `Run`s, a seed each
-    repeats:list,    # ends of the paths of photos that nearly repeat one of train
-    joined:str=None, # the name whose runs are also joined to an ensemble
+    runs: dict,  # name -> its `Run`s, a seed each
+    repeats: list,  # ends of the paths of photos that nearly repeat one of train
+    joined: str = None,  # the name whose runs are also joined to an ensemble
 ) -> dict:
     "For each name, and an ensemble of one: figures on valid, test, and test without repeats; size, training seconds, photos a second; `gain` of the ensemble"
-    reports = {n: {s: [r.report_of(s) for r in rs] for s in ('valid', 'test')} for n, rs in runs.items()}; facts = {n: {f: rs[0].record[f] for f in _FACTS} for n, rs in runs.items()}
-    if joined: k = len(runs[joined]); reports['ensemble'] = {s: [ensemble(r)] for s, r in reports[joined].items()}; facts['ensemble'] = {f: v*k if f != _FACTS[-1] else v/k for f, v in facts[joined].items()}
+    reports = {
+        n: {s: [r.report_of(s) for r in rs] for s in ('valid', 'test')} for n, rs in runs.items()
+    }
+    facts = {n: {f: rs[0].record[f] for f in _FACTS} for n, rs in runs.items()}
+    if joined:
+        k = len(runs[joined])
+        reports['ensemble'] = {s: [ensemble(r)] for s, r in reports[joined].items()}
+        facts['ensemble'] = {
+            f: v * k if f != _FACTS[-1] else v / k for f, v in facts[joined].items()
+        }
     parts = {n: r | dict(new=[_without(t, repeats) for t in r['test']]) for n, r in reports.items()}
-    rows = {n: {s: over_seeds([r.metrics for r in rs]) for s, rs in p.items()} | facts[n] for n, p in parts.items()}
-    return dict(rows=rows) | (dict(gain=ensemble_gain([replace(r, name=f'seed {i}') for i, r in enumerate(reports[joined]['test'])]).reset_index(names='model').to_dict('records')) if joined else {})
+    rows = {
+        n: {s: over_seeds([r.metrics for r in rs]) for s, rs in p.items()} | facts[n]
+        for n, p in parts.items()
+    }
+    return dict(rows=rows) | (
+        dict(
+            gain=ensemble_gain(
+                [replace(r, name=f'seed {i}') for i, r in enumerate(reports[joined]['test'])]
+            )
+            .reset_index(names='model')
+            .to_dict('records')
+        )
+        if joined
+        else {}
+    )
 
 # %% ../nbs/03_transfer.ipynb #2bb00d29
 def foreign_record(
-    recipe:Recipe,
-    items:pd.DataFrame,   # path, label, split
-    foreign:list,         # labels that are left out of the training and shown afterwards
-    out,                  # folder of the run
-    **kw,                 # of `fit`
+    recipe: Recipe,
+    items: pd.DataFrame,  # path, label, split
+    foreign: list,  # labels that are left out of the training and shown afterwards
+    out,  # folder of the run
+    **kw,  # of `fit`
 ) -> dict:
     "Shares of right, wrong and foreign photos that lie below levels of confidence, `sure` among them"
-    own = items[~items.label.isin(foreign)].reset_index(drop=True); run = Run(out) if (Path(out)/'run.json').exists() else fit(recipe, own, out=out, **kw)
-    other = items[items.label.isin(foreign)].path.tolist(); p = run.model.predict_paths(other).filter(regex='^p:').to_numpy(float); sure = run.record['sure']
-    t = refusals(run.report, p, (.3, .5, .7, .9, sure)); return dict(recipe=recipe.name, foreign=foreign, n=len(other), test=run.report.metrics, sure=sure, levels=t.reset_index().to_dict('records'))
+    own = items[~items.label.isin(foreign)].reset_index(drop=True)
+    run = Run(out) if (Path(out) / 'run.json').exists() else fit(recipe, own, out=out, **kw)
+    other = items[items.label.isin(foreign)].path.tolist()
+    p = run.model.predict_paths(other).filter(regex='^p:').to_numpy(float)
+    sure = run.record['sure']
+    t = refusals(run.report, p, (0.3, 0.5, 0.7, 0.9, sure))
+    return dict(
+        recipe=recipe.name,
+        foreign=foreign,
+        n=len(other),
+        test=run.report.metrics,
+        sure=sure,
+        levels=t.reset_index().to_dict('records'),
+    )

@@ -1,40 +1,62 @@
 """Shared by all tests: a synthetic ESC-50 and a recipe that trains in a moment; nothing of the user's is touched."""
+
 import os
-os.environ['CUDA_VISIBLE_DEVICES'] = ''              # equal weights to the last bit are promised on a CPU
+
+os.environ['CUDA_VISIBLE_DEVICES'] = ''  # equal weights to the last bit are promised on a CPU
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
 from instruments_nbdev.data import esc50, split_items
 from instruments_nbdev.training import Recipe, fit
+
 
 @pytest.fixture
 def counts(record_property):
     "`counts(line)`: what was tried, and how often, is printed below all results"
     return lambda line: record_property('counts', line)
 
+
 def pytest_terminal_summary(terminalreporter):
-    calls = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, 'when', '') == 'call']
-    for line in [v for r in calls for k, v in r.user_properties if k == 'counts']: terminalreporter.write_line(line)
+    calls = [
+        r for rs in terminalreporter.stats.values() for r in rs if getattr(r, 'when', '') == 'call'
+    ]
+    for line in [v for r in calls for k, v in r.user_properties if k == 'counts']:
+        terminalreporter.write_line(line)
+
 
 @pytest.fixture(scope='session', autouse=True)
 def home(tmp_path_factory):
     "A folder with the caches of all tests"
     os.environ.pop('INSTRUMENTS_DATA', None)
-    d = tmp_path_factory.mktemp('home'); os.environ['INSTRUMENTS_CACHE'] = str(d)
+    d = tmp_path_factory.mktemp('home')
+    os.environ['INSTRUMENTS_CACHE'] = str(d)
     return d
 
-@pytest.fixture(scope='session')
-def esc(home): return esc50.synthesize(home, clips_per_fold=2, seconds=1., sr=8000)
 
 @pytest.fixture(scope='session')
-def items(esc): return split_items(esc50.items(esc), 'halves', fold=1)
+def esc(home):
+    return esc50.synthesize(home, clips_per_fold=2, seconds=1.0, sr=8000)
+
+
+@pytest.fixture(scope='session')
+def items(esc):
+    return split_items(esc50.items(esc), 'halves', fold=1)
+
 
 @pytest.fixture(scope='session')
 def tiny():
-    return Recipe('tiny', store=('audio_transforms.sound_store', dict(sr=8000)), window=8000, lr=1e-2, epochs=3, bs=16,
-                  front_end=('audio_transforms.LogMel', dict(sr=8000, n_fft=256, hop_length=128, n_mels=32)),
-                  body=('training.MeanStdLinear', dict(n_in=32)))
+    return Recipe(
+        'tiny',
+        store=('audio_transforms.sound_store', dict(sr=8000)),
+        window=8000,
+        lr=1e-2,
+        epochs=3,
+        bs=16,
+        front_end=('audio_transforms.LogMel', dict(sr=8000, n_fft=256, hop_length=128, n_mels=32)),
+        body=('training.MeanStdLinear', dict(n_in=32)),
+    )
+
 
 @pytest.fixture(scope='session')
 def model(home, tiny, items):
     "The file of a trained model"
-    return fit(tiny, items, out=home/'run', speed={}, progress=False).path/'model.safetensors'
+    return fit(tiny, items, out=home / 'run', speed={}, progress=False).path / 'model.safetensors'

@@ -1,4 +1,5 @@
 """Runs on a real Dask scheduler and its workers are the runs that one would make alone."""
+
 import subprocess, sys, warnings
 import pytest
 from safetensors.torch import load_file
@@ -7,57 +8,115 @@ from instruments_nbdev.experiments import cross_validate, search, search_record
 from instruments_nbdev.training import TrainingError
 from test_search import SPACE, steady
 
-try: import distributed
+try:
+    import distributed
 except ImportError:
-    warnings.warn('NO TEST WITH A CLUSTER: Dask is not installed'); pytest.skip('pip install "instruments_nbdev[cluster]"', allow_module_level=True)
+    warnings.warn('NO TEST WITH A CLUSTER: Dask is not installed')
+    pytest.skip('pip install "instruments_nbdev[cluster]"', allow_module_level=True)
 
-def dask(name, *args): return subprocess.Popen([sys.executable, '-m', f'distributed.cli.dask_{name}', *args, '--no-dashboard'],
-                                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+def dask(name, *args):
+    return subprocess.Popen(
+        [sys.executable, '-m', f'distributed.cli.dask_{name}', *args, '--no-dashboard'],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
 
 @pytest.fixture(scope='module')
 def cluster(tmp_path_factory):
     "Address of a scheduler with two workers in processes of their own, and the workers"
-    f = tmp_path_factory.mktemp('dask')/'scheduler.json'
-    worker = ('worker', '--scheduler-file', str(f), '--nthreads', '1', '--no-nanny', '--local-directory', str(f.parent))
-    ps = [dask('scheduler', '--host', '127.0.0.1', '--port', '0', '--scheduler-file', str(f)), dask(*worker), dask(*worker)]
-    with distributed.Client(scheduler_file=str(f), timeout=60, set_as_default=False) as c: c.wait_for_workers(2, timeout=120); address = c.scheduler.address
+    f = tmp_path_factory.mktemp('dask') / 'scheduler.json'
+    worker = (
+        'worker',
+        '--scheduler-file',
+        str(f),
+        '--nthreads',
+        '1',
+        '--no-nanny',
+        '--local-directory',
+        str(f.parent),
+    )
+    ps = [
+        dask('scheduler', '--host', '127.0.0.1', '--port', '0', '--scheduler-file', str(f)),
+        dask(*worker),
+        dask(*worker),
+    ]
+    with distributed.Client(scheduler_file=str(f), timeout=60, set_as_default=False) as c:
+        c.wait_for_workers(2, timeout=120)
+        address = c.scheduler.address
     yield address, ps[1:]
-    for p in ps: p.kill(); p.wait(30)
+    for p in ps:
+        p.kill()
+        p.wait(30)
+
 
 @pytest.fixture(autouse=True, scope='module')
 def one_thread():
     "Each run has one here too: the last digit of a sum depends on their number"
-    with pytest.MonkeyPatch.context() as m: m.setattr(E, 'threads_each', lambda _: 1); yield
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(E, 'threads_each', lambda _: 1)
+        yield
+
 
 @pytest.fixture(scope='module')
-def alone(one_thread, tiny, items, tmp_path_factory): return cross_validate(tiny, items, out=tmp_path_factory.mktemp('alone')/'cv', speed={}, progress=False)
+def alone(one_thread, tiny, items, tmp_path_factory):
+    return cross_validate(
+        tiny, items, out=tmp_path_factory.mktemp('alone') / 'cv', speed={}, progress=False
+    )
 
-def figures(run): return [{k: v for k, v in e.items() if k != 'seconds'} for e in run.record['epochs']], [run.record[k] for k in ('metrics', 'data_hash', 'recipe', 'seed', 'config')]
+
+def figures(run):
+    return [{k: v for k, v in e.items() if k != 'seconds'} for e in run.record['epochs']], [
+        run.record[k] for k in ('metrics', 'data_hash', 'recipe', 'seed', 'config')
+    ]
+
 
 def same(cv, alone):
     assert cv.summary() == alone.summary() and cv.table().equals(alone.table())
     for a, b in zip(cv.runs, alone.runs):
-        x, y = (load_file(r.path/'model.safetensors') for r in (a, b))
-        assert x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x) and figures(a) == figures(b)
-        assert (a.path/'predictions.csv').read_text() == (b.path/'predictions.csv').read_text()
+        x, y = (load_file(r.path / 'model.safetensors') for r in (a, b))
+        assert (
+            x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x) and figures(a) == figures(b)
+        )
+        assert (a.path / 'predictions.csv').read_text() == (b.path / 'predictions.csv').read_text()
+
 
 def test_cross_validation(cluster, alone, tiny, items, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path); address, _ = cluster                        # a relative folder is one of ours, not of the workers
+    monkeypatch.chdir(tmp_path)
+    address, _ = cluster  # a relative folder is one of ours, not of the workers
     cv = cross_validate(tiny, items, out='cv', cluster=address, speed={}, progress=False)
-    same(cv, alone); assert (tmp_path/'cv/run.json').exists()
+    same(cv, alone)
+    assert (tmp_path / 'cv/run.json').exists()
+
 
 def test_search(cluster, tiny, items, tmp_path):
     "Five trials, none of which can be pruned yet"
-    a, b = (search_record(search(tiny, items, SPACE, 5, out=tmp_path/n, speed={}, progress=False, cluster=c)) for n, c in (('a', cluster[0]), ('b', None)))
+    a, b = (
+        search_record(
+            search(tiny, items, SPACE, 5, out=tmp_path / n, speed={}, progress=False, cluster=c)
+        )
+        for n, c in (('a', cluster[0]), ('b', None))
+    )
     assert a['counts'] == {'complete': 5} and steady(a) == steady(b)
+
 
 def test_a_worker_is_killed(cluster, alone, tiny, items, tmp_path):
     "Its run is made on the other one"
-    address, workers = cluster; out = tmp_path/'cv'
-    killer = subprocess.Popen([sys.executable, '-c', f'import glob, os, time\nwhile not glob.glob("{out}/.fold*.partial"): time.sleep(.005)\nos.kill({workers[0].pid}, 9)'])
+    address, workers = cluster
+    out = tmp_path / 'cv'
+    killer = subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            f'import glob, os, time\nwhile not glob.glob("{out}/.fold*.partial"): time.sleep(.005)\nos.kill({workers[0].pid}, 9)',
+        ]
+    )
     same(cross_validate(tiny, items, out=out, cluster=address, speed={}, progress=False), alone)
     assert killer.wait(10) == 0 and workers[0].wait(10) == -9
 
+
 def test_nobody_there(tiny, items, tmp_path):
     for address in ('tcp://127.0.0.1:1', 'nowhere://x'):
-        with pytest.raises(TrainingError, match=f'{address}: no Dask scheduler'): cross_validate(tiny, items, out=tmp_path/'cv', cluster=address, progress=False)
+        with pytest.raises(TrainingError, match=f'{address}: no Dask scheduler'):
+            cross_validate(tiny, items, out=tmp_path / 'cv', cluster=address, progress=False)

@@ -1,27 +1,37 @@
 """The console scripts as a terminal sees them: exit status, standard output, standard error."""
+
 import os, re, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 import pandas as pd, pytest
 from processes import BIN, KILLED, as_script, end, run, start
 
-NAMES = [f'instruments_{n}' for n in 'data train search grid predict export leaderboard quickstart demo'.split()]
+NAMES = [
+    f'instruments_{n}'
+    for n in 'data train search grid predict export leaderboard quickstart demo'.split()
+]
+
 
 @pytest.fixture
 def shell(tmp_path):
     "`shell('instruments_data', ...)` runs a script in an empty folder: `code`, `out`, `err`"
-    read = lambda name: (tmp_path/name).read_text(errors='replace')
-    return lambda *args: SimpleNamespace(code=run(as_script, tmp_path, *args), out=read('stdout'), err=read('stderr'))
+    read = lambda name: (tmp_path / name).read_text(errors='replace')
+    return lambda *args: SimpleNamespace(
+        code=run(as_script, tmp_path, *args), out=read('stdout'), err=read('stderr')
+    )
+
 
 def test_a_script_from_cold():
     "As installed, with nothing imported before"
-    r = subprocess.run([BIN/'instruments_predict', '-h'], capture_output=True, text=True)
+    r = subprocess.run([BIN / 'instruments_predict', '-h'], capture_output=True, text=True)
     assert (r.returncode, r.stderr) == (0, '') and 'usage: instruments_predict' in r.stdout
+
 
 @pytest.mark.parametrize('name', NAMES)
 def test_help(name, shell):
     r = shell(name, '-h')
     assert (r.code, r.err) == (0, '') and f'usage: {name}' in r.out and '-h, --help' in r.out
+
 
 WRONG = '''
 train                                            recipe
@@ -83,44 +93,70 @@ leaderboard TXT                                  TXT:
 quickstart --epochs -1                           -1
 quickstart --epochs x                            x'''.strip().splitlines()
 
+
 @pytest.mark.parametrize('line', [re.sub(' +', ' ', l) for l in WRONG])
 def test_wrong_arguments(line, shell, esc, model, items, tmp_path):
     "Status 2, and last of all a sentence that names what is wrong, which is the last word of the line here"
-    (tmp_path/'file.txt').write_text('hello'); stand = dict(ESC=esc, MODEL=model, SOUND=items.path[0], TXT='file.txt')
+    (tmp_path / 'file.txt').write_text('hello')
+    stand = dict(ESC=esc, MODEL=model, SOUND=items.path[0], TXT='file.txt')
     command, *args, named = re.sub('|'.join(stand), lambda m: str(stand[m[0]]), line).split(' ')
-    r = shell(f'instruments_{command}', *args); said = r.err.strip().split('\n')[-1]; print(r.err)
+    r = shell(f'instruments_{command}', *args)
+    said = r.err.strip().split('\n')[-1]
+    print(r.err)
     assert r.code == 2 and 'Traceback' not in r.err and named in said and len(said) < 400
+
 
 def test_labels_for_a_folder(shell, model, items, tmp_path):
     "A row a file, in order; a broken one has its error, and the exit status says so"
-    d = tmp_path/'sounds'; (d/'more').mkdir(parents=True); (d/'notes.txt').write_text('no sound')
+    d = tmp_path / 'sounds'
+    (d / 'more').mkdir(parents=True)
+    (d / 'notes.txt').write_text('no sound')
     names = ['a.wav', 'b "x", y.wav', 'broken.wav', 'more/ü.wav']
-    for n in names: (d/n).write_bytes(b'RIFF0000' if n == 'broken.wav' else Path(items.path[0]).read_bytes())
+    for n in names:
+        (d / n).write_bytes(b'RIFF0000' if n == 'broken.wav' else Path(items.path[0]).read_bytes())
     r = shell('instruments_predict', model, d, '--csv', 'out.csv')
-    t = pd.read_csv(tmp_path/'out.csv', keep_default_na=False)
+    t = pd.read_csv(tmp_path / 'out.csv', keep_default_na=False)
     assert (r.code, r.err) == (1, '') and '4 files' in r.out and '1 of them' in r.out
-    assert list(t) == ['path', 'label', 'prob', 'error'] and t.path.tolist() == [str(d/n) for n in names]
-    assert (t.label == '').tolist() == (t.error != '').tolist() == (t.prob == '').tolist() == [False, False, True, False]
-    assert shell('instruments_predict', model, d/'a.wav').code == 0
+    assert list(t) == ['path', 'label', 'prob', 'error'] and t.path.tolist() == [
+        str(d / n) for n in names
+    ]
+    assert (
+        (t.label == '').tolist()
+        == (t.error != '').tolist()
+        == (t.prob == '').tolist()
+        == [False, False, True, False]
+    )
+    assert shell('instruments_predict', model, d / 'a.wav').code == 0
     r = shell('instruments_predict', model, d)
     assert r.code == 1 and len(r.out.splitlines()) == 4 and 'broken.wav: cannot be decoded' in r.out
 
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems refuse such names')
 def test_a_name_that_is_no_text(shell, model, items, tmp_path):
-    d = tmp_path/'sounds'; d.mkdir(); (d/os.fsdecode(b'caf\xe9.wav')).write_bytes(Path(items.path[0]).read_bytes())
+    d = tmp_path / 'sounds'
+    d.mkdir()
+    (d / os.fsdecode(b'caf\xe9.wav')).write_bytes(Path(items.path[0]).read_bytes())
     for more in ([], ['--csv', 'out.csv']):
         r = shell('instruments_predict', model, d, *more)
         assert (r.code, r.err) == (0, ''), r.err
-    assert b'caf' in (tmp_path/'out.csv').read_bytes()
+    assert b'caf' in (tmp_path / 'out.csv').read_bytes()
+
 
 def test_a_killed_training_goes_on(shell, esc, tmp_path):
     args = ['instruments_train', 'sounds-cnn', '--data', esc, '--epochs', '2', '--out', 'runs/a']
     p, until = start(as_script, tmp_path, *args), time.time() + 60
-    while not (tmp_path/'runs/.a.partial/checkpoint.pt').exists():
-        assert p.exitcode is None and time.time() < until; time.sleep(.01)
-    p.kill(); assert end(p) == KILLED and not (tmp_path/'runs/a').exists()
+    while not (tmp_path / 'runs/.a.partial/checkpoint.pt').exists():
+        assert p.exitcode is None and time.time() < until
+        time.sleep(0.01)
+    p.kill()
+    assert end(p) == KILLED and not (tmp_path / 'runs/a').exists()
     r = shell(*args, '--resume')
-    assert r.code == 0 and 'Traceback' not in r.err and 'report.html' in r.out and (tmp_path/'runs/a/report.html').exists(), r.err
+    assert (
+        r.code == 0
+        and 'Traceback' not in r.err
+        and 'report.html' in r.out
+        and (tmp_path / 'runs/a/report.html').exists()
+    ), r.err
     r = shell('instruments_leaderboard', 'runs')
     assert (r.code, r.err) == (0, '') and 'sounds-cnn' in r.out
     r = shell(*args)

@@ -1,4 +1,5 @@
 """A training that is killed with SIGKILL, at any moment and any number of times, ends as if nothing had happened."""
+
 import json
 from dataclasses import replace
 import pytest, torch
@@ -6,62 +7,91 @@ from safetensors.torch import load_file
 from processes import KILLED, dies_before, dies_writing, run, train
 
 AUGMENT = ('audio_transforms.CircularShift', {}), ('audio_transforms.Gain', {})
-RECIPES = dict(plain={}, averaged=dict(ema=.9), best=dict(save_best=True, lr=.5),   # so fast that the best is not the last
-    augmented=dict(augment=AUGMENT, mixup=('audio_transforms.WaveMixup', {})))
+RECIPES = dict(
+    plain={},
+    averaged=dict(ema=0.9),
+    best=dict(save_best=True, lr=0.5),  # so fast that the best is not the last
+    augmented=dict(augment=AUGMENT, mixup=('audio_transforms.WaveMixup', {})),
+)
 FILES = ['model.safetensors', 'predictions.csv', 'report.html', 'run.json']
 
-def record(out): return json.loads((out/'run.json').read_text())
+
+def record(out):
+    return json.loads((out / 'run.json').read_text())
+
 
 def whole(out):
     "Is there a run at `out`? If so, all of it and nothing else"
-    if out.exists(): assert sorted(p.name for p in out.iterdir()) == FILES and record(out)['metrics']
+    if out.exists():
+        assert sorted(p.name for p in out.iterdir()) == FILES and record(out)['metrics']
     return out.exists()
+
 
 def steady(r):
     "What of a record does not depend on the time it took"
     epochs = [{k: v for k, v in e.items() if k != 'seconds'} for e in r['epochs']]
     return epochs, [r[k] for k in ('metrics', 'config', 'data_hash', 'recipe', 'seed')]
 
+
 def same_run(a, b):
-    x, y = (load_file(p/'model.safetensors') for p in (a, b))
+    x, y = (load_file(p / 'model.safetensors') for p in (a, b))
     assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x), 'other weights'
     assert steady(record(a)) == steady(record(b))
-    assert (a/'predictions.csv').read_text() == (b/'predictions.csv').read_text()
+    assert (a / 'predictions.csv').read_text() == (b / 'predictions.csv').read_text()
+
 
 def until_done(out, train_with, most=40):
     "Trains in processes that die one after another, until one gets through; gives the number of kills"
     for n in range(1, most):
         code = run(train, *train_with(n))
-        if whole(out): return n-1
+        if whole(out):
+            return n - 1
         assert code == KILLED
     raise AssertionError('no process gets any further')
 
+
 def test_killed_before_every_change_to_the_disk(tiny, items, tmp_path):
     "The first process dies before its first change, the next before its second, and so on"
-    recipe, unbroken, broken = replace(tiny, calibrate=True), tmp_path/'a/run', tmp_path/'b/run'
+    recipe, unbroken, broken = replace(tiny, calibrate=True), tmp_path / 'a/run', tmp_path / 'b/run'
     assert run(train, recipe, items, unbroken) == 0 and whole(unbroken)
     kills = until_done(broken, lambda n: (recipe, items, broken, (dies_before, n, broken.parent)))
-    print(f'{kills} kills'); assert kills > 12
+    print(f'{kills} kills')
+    assert kills > 12
     same_run(unbroken, broken)
+
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_killed_at_the_end_of_every_epoch(name, tiny, items, tmp_path):
     "Each process gets one epoch further, and dies when the next one is about to be kept"
-    recipe, unbroken, broken = replace(tiny, epochs=6, **RECIPES[name]), tmp_path/'a/run', tmp_path/'b/run'
+    recipe, unbroken, broken = (
+        replace(tiny, epochs=6, **RECIPES[name]),
+        tmp_path / 'a/run',
+        tmp_path / 'b/run',
+    )
     assert run(train, recipe, items, unbroken) == 0
-    kills = until_done(broken, lambda _: (recipe, items, broken, (dies_before, 3, 'checkpoint.pt', {'os.rename'})))
-    print(f'{name}: {kills} kills'); assert kills > 1
+    kills = until_done(
+        broken, lambda _: (recipe, items, broken, (dies_before, 3, 'checkpoint.pt', {'os.rename'}))
+    )
+    print(f'{name}: {kills} kills')
+    assert kills > 1
     same_run(unbroken, broken)
+
 
 @pytest.mark.parametrize('name', ['checkpoint', 'model.safetensors'])
 def test_killed_while_writing_weights(name, tiny, items, tmp_path):
-    unbroken, broken = tmp_path/'a/run', tmp_path/'b/run'
-    assert [run(train, tiny, items, broken, (dies_writing, name)) for _ in range(2)] == [KILLED]*2 and not whole(broken)
+    unbroken, broken = tmp_path / 'a/run', tmp_path / 'b/run'
+    assert [run(train, tiny, items, broken, (dies_writing, name)) for _ in range(2)] == [
+        KILLED
+    ] * 2 and not whole(broken)
     assert [run(train, tiny, items, out) for out in (broken, unbroken)] == [0, 0] and whole(broken)
     same_run(unbroken, broken)
 
+
 def test_the_record_says_how_it_was_trained(tiny, items, tmp_path):
     "A resumed run is finished with the settings it was trained with, not with newly chosen ones"
-    out = tmp_path/'run'
-    assert run(train, tiny, items, out, (dies_before, 1, 'run.json'), dict(channels_last=True)) == KILLED
+    out = tmp_path / 'run'
+    assert (
+        run(train, tiny, items, out, (dies_before, 1, 'run.json'), dict(channels_last=True))
+        == KILLED
+    )
     assert run(train, tiny, items, out) == 0 and record(out)['config'].get('channels_last')

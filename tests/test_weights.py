@@ -1,4 +1,5 @@
 """The real pretrained weights, where they are at hand ($INSTRUMENTS_WEIGHTS): every name finds its place, and the answers are the authors'"""
+
 import json, os, warnings
 from pathlib import Path
 import pytest, torch
@@ -9,28 +10,53 @@ HERE = Path(os.environ.get('INSTRUMENTS_WEIGHTS') or 'nowhere')
 
 
 def needs(name):
-    if not (HERE/name).is_file():
-        warnings.warn(f'{name} is not in INSTRUMENTS_WEIGHTS: its strict check is left out'); pytest.skip(f'{name} is not here')
+    if not (HERE / name).is_file():
+        warnings.warn(f'{name} is not in INSTRUMENTS_WEIGHTS: its strict check is left out')
+        pytest.skip(f'{name} is not here')
 
 
 def sounds():
-    t = torch.arange(320000)/32000; pi = torch.pi     # in float32, whose rounding is part of these sounds
-    return torch.stack([.3*torch.sin(2*pi*440*t), .3*torch.sin(2*pi*(200+390*t)*t), torch.where(t % .5 < .02, .5*torch.sin(2*pi*1500*t), 0.)])
+    t = torch.arange(320000) / 32000
+    pi = torch.pi  # in float32, whose rounding is part of these sounds
+    return torch.stack(
+        [
+            0.3 * torch.sin(2 * pi * 440 * t),
+            0.3 * torch.sin(2 * pi * (200 + 390 * t) * t),
+            torch.where(t % 0.5 < 0.02, 0.5 * torch.sin(2 * pi * 1500 * t), 0.0),
+        ]
+    )
 
 
 def test_mn04_says_what_its_authors_code_says(tmp_path):
     needs('mn04_reference.json')
-    want = torch.tensor(json.loads((HERE/'mn04_reference.json').read_text())['logits'])
-    recipe = Recipe('mn04', store=('audio_transforms.sound_store', dict(sr=32000)), window=320000, front_end=MN_FRONT_END, body=('transfer.MN', {}))
-    clf = Classifier(recipe, [f'class {i}' for i in range(527)]).eval(); clf.body.load_weights('audioset')
-    again = load_model(save_model(clf, tmp_path/'mn04.safetensors'))
+    want = torch.tensor(json.loads((HERE / 'mn04_reference.json').read_text())['logits'])
+    recipe = Recipe(
+        'mn04',
+        store=('audio_transforms.sound_store', dict(sr=32000)),
+        window=320000,
+        front_end=MN_FRONT_END,
+        body=('transfer.MN', {}),
+    )
+    clf = Classifier(recipe, [f'class {i}' for i in range(527)]).eval()
+    clf.body.load_weights('audioset')
+    again = load_model(save_model(clf, tmp_path / 'mn04.safetensors'))
     with torch.inference_mode():
-        for model in (clf, again): assert (model(sounds()) - want).abs().max() < 1e-3
+        for model in (clf, again):
+            assert (model(sounds()) - want).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize('arch', ['tf_efficientnet_lite0.in1k', 'resnet50.tv_in1k', 'resnet18.tv_in1k'])
+@pytest.mark.parametrize(
+    'arch', ['tf_efficientnet_lite0.in1k', 'resnet50.tv_in1k', 'resnet18.tv_in1k']
+)
 def test_image_weights_find_their_places(arch, capsys):
     needs(next((p.name for p in HERE.glob(f'{arch.split(".")[0]}*')), arch))
-    for n_in in (1, 3): net = ImageNet(arch, n_in=n_in, n_out=3); fresh = net.net.state_dict()['conv1.weight' if 'resnet' in arch else 'conv_stem.weight'].clone(); net.load_weights('imagenet')
-    assert not torch.equal(net.net.get_parameter('conv1.weight' if 'resnet' in arch else 'conv_stem.weight'), fresh)
+    for n_in in (1, 3):
+        net = ImageNet(arch, n_in=n_in, n_out=3)
+        fresh = net.net.state_dict()[
+            'conv1.weight' if 'resnet' in arch else 'conv_stem.weight'
+        ].clone()
+        net.load_weights('imagenet')
+    assert not torch.equal(
+        net.net.get_parameter('conv1.weight' if 'resnet' in arch else 'conv_stem.weight'), fresh
+    )
     assert ('layer4.1.conv2.weight' in capsys.readouterr().out) == (arch == 'resnet18.tv_in1k')
