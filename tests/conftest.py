@@ -5,8 +5,11 @@ import os
 os.environ['CUDA_VISIBLE_DEVICES'] = ''  # equal weights to the last bit are promised on a CPU
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
-from instruments_nbdev.data import esc50, split_items
-from instruments_nbdev.training import Recipe, fit
+from instruments_nbdev.synthesis import synthesize
+from instruments_nbdev.data import esc50
+from instruments_nbdev.splits import split_items
+from instruments_nbdev.model import Recipe
+from instruments_nbdev.training import fit
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def esc(home):
-    return esc50.synthesize(home, clips_per_fold=2, seconds=1.0, sr=8000)
+    return synthesize(esc50, home, clips_per_fold=2, seconds=1.0, sr=8000)
 
 
 @pytest.fixture(scope='session')
@@ -46,13 +49,13 @@ def items(esc):
 def tiny():
     return Recipe(
         'tiny',
-        store=('audio_transforms.sound_store', dict(sr=8000)),
+        store=('storage.sound_store', dict(sr=8000)),
         window=8000,
         lr=1e-2,
         epochs=3,
         bs=16,
         front_end=('audio_transforms.LogMel', dict(sr=8000, n_fft=256, hop_length=128, n_mels=32)),
-        body=('training.MeanStdLinear', dict(n_in=32)),
+        body=('model.MeanStdLinear', dict(n_in=32)),
     )
 
 

@@ -4,8 +4,9 @@ import subprocess, sys, warnings
 import pytest
 from safetensors.torch import load_file
 import instruments_nbdev.experiments as E
-from instruments_nbdev.experiments import cross_validate, search, search_record
-from instruments_nbdev.training import TrainingError
+from instruments_nbdev.experiments import cross_validate
+from instruments_nbdev.search import search, search_record
+from instruments_nbdev.model import TrainingError
 from test_search import SPACE, steady
 
 try:

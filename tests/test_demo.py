@@ -8,9 +8,11 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 import numpy as np, pytest, soundfile as sf
 from PIL import Image
+from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev import custom_cnn
 from instruments_nbdev.data import DATASETS, esc50, instruments30
-from instruments_nbdev.training import Recipe, bundled, fit, load_model, save_model
+from instruments_nbdev.model import Recipe, bundled, load_model, save_model
+from instruments_nbdev.training import fit
 
 pytest.importorskip('gradio', reason='no Gradio: pip install "instruments_nbdev[demo]"')
 api = pytest.importorskip(
@@ -50,7 +52,7 @@ WAIT = 90_000  # ms: machines are shared
 KINDS = ['chirping_birds', 'church_bells', 'dog', 'keyboard_typing']
 EAR = Recipe(
     'tiny-sounds',
-    store=('audio_transforms.sound_store', dict(sr=16000)),
+    store=('storage.sound_store', dict(sr=16000)),
     split='halves',
     window=16000,
     lr=1e-2,
@@ -69,12 +71,12 @@ EYE = Recipe(
     data='instruments30',
     split='official',
     window=0,
-    store=('custom_cnn.photo_store', dict(size=112)),
+    store=('storage.photo_store', dict(size=112)),
     lr=1e-2,
     epochs=12,
     bs=8,
     label_smoothing=0.1,
-    front_end=('custom_cnn.Photo', dict(size=64)),
+    front_end=('photo_transforms.Photo', dict(size=64)),
     body=(
         'custom_cnn.CustomCNN',
         dict(
@@ -119,7 +121,7 @@ def own(home):
     quick = dict(speed={}, progress=False, cache=home)
     ear = fit(
         EAR,
-        esc50.items(esc50.synthesize(d, classes=KINDS, clips_per_fold=8, seconds=2.0, sr=16000)),
+        esc50.items(synthesize(esc50, d, classes=KINDS, clips_per_fold=8, seconds=2.0, sr=16000)),
         fold=1,
         out=d / 'ear',
         **quick,
@@ -127,8 +129,14 @@ def own(home):
     eye = fit(
         EYE,
         instruments30.items(
-            instruments30.synthesize(
-                d, classes=['banjo', 'drums', 'violin'], train=16, valid=8, test=4, px=112
+            synthesize(
+                instruments30,
+                d,
+                classes=['banjo', 'drums', 'violin'],
+                train=16,
+                valid=8,
+                test=4,
+                px=112,
             )
         ),
         out=d / 'eye',

@@ -3,7 +3,8 @@
 import os, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
-from instruments_nbdev.data import DATASETS, DataError
+from instruments_nbdev.data import DATASETS
+from instruments_nbdev.files import DataError
 from instruments_nbdev.export import (
     TOLERANCE,
     agreement,
@@ -12,7 +13,7 @@ from instruments_nbdev.export import (
     onnx_facts,
     read_onnx,
 )
-from instruments_nbdev.training import TrainingError, bundled, load_model
+from instruments_nbdev.model import TrainingError, bundled, load_model
 from processes import CTX
 from test_files import refusal, small
 

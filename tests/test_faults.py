@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pandas as pd, pytest
 import instruments_nbdev.training as T
 import malformed
+from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.data import instruments30
-from instruments_nbdev.training import Recipe, Run, TrainingError, fit, load_model
+from instruments_nbdev.model import Recipe, TrainingError, load_model
+from instruments_nbdev.training import Run, fit
 from processes import CTX, KILLED, as_script, end, limit_memory, run, start, train
 from test_resume import RECIPES, same_run, whole
 from test_store import build, right
@@ -300,12 +302,12 @@ def labels_of(cwd, model, folder):
 def photos(tmp_path):
     "A model of photos, and a few that it has learned from"
     classes = instruments30.classes[:3]
-    root = instruments30.synthesize(tmp_path, classes=classes, train=4, valid=1, test=1, px=48)
+    root = synthesize(instruments30, tmp_path, classes=classes, train=4, valid=1, test=1, px=48)
     recipe = Recipe(
         'tiny-photos',
         window=0,
-        store=('custom_cnn.photo_store', dict(size=32)),
-        front_end=('custom_cnn.Photo', dict(size=32)),
+        store=('storage.photo_store', dict(size=32)),
+        front_end=('photo_transforms.Photo', dict(size=32)),
         body=('custom_cnn.CustomCNN', dict(channels=(8, 16), head=0)),
         epochs=20,
         bs=4,

@@ -4,7 +4,7 @@ import json, multiprocessing, os, pickle, random, resource, struct, sys, zipfile
 import numpy as np, pytest, soundfile as sf, torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from instruments_nbdev.training import bundled, load_model
+from instruments_nbdev.model import bundled, load_model
 from processes import CTX, limit_memory
 
 
@@ -176,7 +176,7 @@ WRONG = {
     ('labels',): [GONE, None, 7, 'abcdefghij', [None] * 10, [['a']] * 10, ['a'] * 10, ['a', 'b']],
     ('recipe',): [GONE, None, [1], 'sounds-cnn'],
     ('recipe', 'evil'): [1],
-    BODY: [None, [], 'training.MeanStdLinear', ['training.MeanStdLinear']],
+    BODY: [None, [], 'model.MeanStdLinear', ['model.MeanStdLinear']],
     (*BODY, 0): [None, 'os.system', 'training.os', 'training.fit', '../evil'],
     (*BODY, 1): [None, [1], {}, dict(x=1)],
     (*BODY, 1, 'n_in'): [None, 31, -1, 2**23, 10**12],

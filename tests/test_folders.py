@@ -5,7 +5,8 @@ import numpy as np, pytest, soundfile as sf
 from PIL import Image
 from instruments_nbdev.app import instruments_train
 from instruments_nbdev.data import DATASETS
-from instruments_nbdev.training import RECIPES, Run
+from instruments_nbdev.model import RECIPES
+from instruments_nbdev.training import Run
 
 PITCH = {'my dog': 300, 'größe $x_{$': 900, '教会の鐘': 2500}
 FORMATS = [

@@ -5,7 +5,7 @@ from dataclasses import replace
 import psutil, pytest
 import instruments_nbdev.experiments as E, instruments_nbdev.training as T
 from instruments_nbdev.experiments import cross_validate
-from instruments_nbdev.training import TrainingError
+from instruments_nbdev.model import TrainingError
 from processes import KILLED, end, run, start, train
 
 

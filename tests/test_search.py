@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest
 import instruments_nbdev.experiments as E
-from instruments_nbdev.experiments import add_space, draw, search, search_record, trials_of
-from instruments_nbdev.training import TrainingError
+from instruments_nbdev.search import add_space, draw, search, search_record, trials_of
+from instruments_nbdev.model import TrainingError
 from processes import CTX, KILLED, dies_before, end, run, start
 from test_commands import as_script
 

@@ -3,7 +3,7 @@
 from itertools import count
 import shutil
 import numpy as np, pytest
-from instruments_nbdev.audio_transforms import decode, sound_store
+from instruments_nbdev.storage import decode, sound_store
 from processes import CTX, KILLED, dies_before, dies_reading, end, run, start
 
 

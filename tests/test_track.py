@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 import pytest
+from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.data import gtzan
 from instruments_nbdev.gtzan_mlp_cnn import grid_recipes, run_grid
 
@@ -11,7 +12,7 @@ pytest.importorskip('wandb', reason='pip install "instruments_nbdev[track]"')
 def test_two_jobs_track_what_they_run(tmp_path, monkeypatch):
     for k in ('WANDB_API_KEY', 'WANDB_MODE'):
         monkeypatch.delenv(k, raising=False)
-    gtzan.synthesize(tmp_path, tracks=7, seconds=1.0, sr=8000, classes=['blues', 'jazz', 'metal'])
+    synthesize(gtzan, tmp_path, tracks=7, seconds=1.0, sr=8000, classes=['blues', 'jazz', 'metal'])
     items = gtzan.items(tmp_path)
     front = (
         'audio_transforms.LogMel',
@@ -20,7 +21,7 @@ def test_two_jobs_track_what_they_run(tmp_path, monkeypatch):
     small = [
         replace(
             r,
-            store=('audio_transforms.sound_store', dict(sr=8000)),
+            store=('storage.sound_store', dict(sr=8000)),
             window=8000,
             front_end=front,
             epochs=1,

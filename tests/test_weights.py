@@ -3,7 +3,7 @@
 import json, os, warnings
 from pathlib import Path
 import pytest, torch
-from instruments_nbdev.training import Classifier, Recipe, build, load_model, save_model
+from instruments_nbdev.model import Classifier, Recipe, build, load_model, save_model
 from instruments_nbdev.transfer import MN, MN_FRONT_END, ImageNet, weights_file
 
 HERE = Path(os.environ.get('INSTRUMENTS_WEIGHTS') or 'nowhere')
@@ -32,7 +32,7 @@ def test_mn04_says_what_its_authors_code_says(tmp_path):
     want = torch.tensor(json.loads((HERE / 'mn04_reference.json').read_text())['logits'])
     recipe = Recipe(
         'mn04',
-        store=('audio_transforms.sound_store', dict(sr=32000)),
+        store=('storage.sound_store', dict(sr=32000)),
         window=320000,
         front_end=MN_FRONT_END,
         body=('transfer.MN', {}),
