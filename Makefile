@@ -1,11 +1,12 @@
-# make run | test | readme | docs | clean. The first call makes .venv, once; PYTHON=… names another Python to make it with.
+# make run | test | lint | format | lessons | colab | readme | docs | clean
+# The first call makes .venv, once; PYTHON=… names another Python to make it with.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do "$$p" -c '$(USABLE)' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: run test readme docs clean
+.PHONY: run test lint format lessons colab readme docs clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed   ## train, evaluate and try the small sound network; INSTRUMENTS_DATA=… uses the real ESC-50
@@ -13,6 +14,20 @@ run: $(VENV)/.installed   ## train, evaluate and try the small sound network; IN
 
 test: $(VENV)/.installed   ## every notebook and tests/
 	@$(BIN)/python .ci/test.py
+
+lint: $(VENV)/.installed   ## format and rules of ruff.toml, in notebooks too; changes nothing
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+format: $(VENV)/.installed   ## what ruff can mend by itself
+	@$(BIN)/ruff check --fix --exit-zero --quiet
+	@$(BIN)/ruff format
+
+lessons: $(VENV)/.installed   ## run the six lessons and keep their outputs; INSTRUMENTS_DATA=… names the real data
+	@$(BIN)/python .ci/execute.py nbs/0*.ipynb
+
+colab: $(VENV)/.installed   ## .ci/colab_cell.py into every lesson
+	@$(BIN)/python .ci/colab_lessons.py
 
 readme: $(VENV)/.installed   ## README.md from nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py
@@ -23,7 +38,7 @@ docs: $(VENV)/.installed   ## the site, in _docs/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs --n_workers 2
 
 clean:   ## what builds leave; keeps .venv and runs/
-	@rm -rf _proc _docs build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/sidebar.yml
+	@rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A failed install leaves no stamp, so that the next call tries again.

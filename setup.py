@@ -1,57 +1,71 @@
-"""What pyproject.toml leaves open, read from settings.ini: nothing about the package is written twice."""
+"""The metadata that pyproject.toml declares dynamic, read from settings.ini."""
 
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
-cfg = ConfigParser(delimiters=['='])
-cfg.read('settings.ini', encoding='utf-8')
-cfg = cfg['DEFAULT']
 LICENCES = {'apache2': 'Apache-2.0', 'mit': 'MIT', 'bsd3': 'BSD-3-Clause'}
-STATUSES = (
-    '0 Unknown|1 Planning|2 Pre-Alpha|3 Alpha|4 Beta|5 Production/Stable|6 Mature|7 Inactive'.split(
-        '|'
-    )
-)
-number, name = STATUSES[int(cfg['status'])].split()
-lib, url = cfg['lib_name'], f'https://github.com/{cfg["user"]}/{cfg["repo"]}'
-extras = {
-    k.removesuffix('_requirements'): v.split()
-    for k, v in cfg.items()
-    if k.endswith('_requirements')
+STATUSES = {
+    '1': '1 - Planning',
+    '2': '2 - Pre-Alpha',
+    '3': '3 - Alpha',
+    '4': '4 - Beta',
+    '5': '5 - Production/Stable',
+    '6': '6 - Mature',
+    '7': '7 - Inactive',
 }
+SUFFIX = '_requirements'
+
+
+def read_settings():
+    parser = ConfigParser(delimiters=['='])
+    parser.read('settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
+
+
+def read_extras(settings):
+    "Extra -> requirements, from the lines NAME_requirements; `dev` also takes in all other extras"
+    extras = {}
+    for key, value in settings.items():
+        if key.endswith(SUFFIX):
+            extras[key.removesuffix(SUFFIX)] = value.split()
+    extras['dev'] = sum(extras.values(), start=[])
+    return extras
+
+
+settings = read_settings()
+lib = settings['lib_name']
+user = settings['user']
+repo = settings['repo']
+url = f'https://github.com/{user}/{repo}'
 
 setup(
     name=lib,
-    version=cfg['version'],
-    description=cfg['description'],
-    keywords=cfg['keywords'].split(),
-    author=cfg['author'],
-    author_email=cfg['author_email'],
-    license=LICENCES[cfg['license']],
+    version=settings['version'],
+    description=settings['description'],
+    long_description=Path('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    keywords=settings['keywords'].split(),
+    author=settings['author'],
+    author_email=settings['author_email'],
+    license=LICENCES[settings['license']],
     license_files=['LICENSE'],
     url=url,
-    project_urls={
-        'Documentation': f'https://{cfg["user"]}.github.io/{cfg["repo"]}/',
-        'Source': url,
-    },
-    long_description=Path('README.md').read_text(encoding='utf-8')
-    if Path('README.md').exists()
-    else cfg['description'],
-    long_description_content_type='text/markdown',
+    project_urls={'Documentation': f'https://{user}.github.io/{repo}/', 'Source': url},
     classifiers=[
-        f'Development Status :: {number} - {name}',
-        f'Intended Audience :: {cfg["audience"].title()}',
-        f'Natural Language :: {cfg["language"].title()}',
+        f'Development Status :: {STATUSES[settings["status"]]}',
+        f'Intended Audience :: {settings["audience"].title()}',
+        f'Natural Language :: {settings["language"].title()}',
         'Programming Language :: Python :: 3',
     ],
+    python_requires=f'>={settings["min_python"]}',
+    install_requires=settings['requirements'].split(),
+    extras_require=read_extras(settings),
     packages=find_packages(include=[lib, f'{lib}.*']),
     package_data={lib: ['**/*.safetensors', '**/*.json', '**/*.md']},
-    python_requires=f'>={cfg["min_python"]}',
-    install_requires=cfg['requirements'].split(),
-    extras_require=extras,
     entry_points={
-        'console_scripts': cfg['console_scripts'].split(),
+        'console_scripts': settings['console_scripts'].split(),
         'nbdev': [f'{lib}={lib}._modidx:d'],
     },
 )

@@ -1,9 +1,17 @@
-"""Reads what a run or a command has written: `check.py record DIR…`, `check.py beats SHARE DIR`, `check.py table CSV BAD`, `check.py right SHARE CSV`."""
+"""Checks what a run or a command has written; `python .ci/check.py` lists the checks.
 
-import csv, json, sys
+check.py record DIR…        each run folder is whole
+check.py beats SHARE DIR    the one run below DIR has a test accuracy above SHARE
+check.py table CSV BAD      a table of predictions in which BAD files could not be read
+check.py right SHARE CSV    more than SHARE of the files are labelled as the folder they lie in
+"""
+
+import csv
+import json
+import sys
 from pathlib import Path
 
-RECORD = {
+RECORD_KEYS = {
     'recipe',
     'seed',
     'seconds',
@@ -14,53 +22,70 @@ RECORD = {
     'epochs',
     'metrics',
 }
-METRIC = {'accuracy', 'n', 'low', 'high', 'macro_f1', 'constant'}
+METRIC_KEYS = {'accuracy', 'n', 'low', 'high', 'macro_f1', 'constant'}
 
 
-def record(*dirs):
-    "Each run folder is whole: all keys of run.json, a model and a report"
-    assert dirs, 'no run was written'
-    for d in map(Path, dirs):
-        run = json.loads((d / 'run.json').read_text(encoding='utf-8'))
-        missing = RECORD - run.keys()
-        assert not missing and run['metrics'], f'{d}/run.json lacks {missing or "metrics"}'
-        for name, m in run['metrics'].items():
-            assert METRIC <= m.keys(), f'{d}/run.json: {name} lacks {METRIC - m.keys()}'
+def read_record(path):
+    return json.loads(path.read_text(encoding='utf-8'))
+
+
+def read_table(path):
+    "The header and the rows of a CSV file"
+    with open(path, newline='', encoding='utf-8') as f:
+        header, *rows = csv.reader(f)
+    return header, rows
+
+
+def record(*folders):
+    "Each run folder has all keys of its record, a model and a report"
+    assert folders, 'no run was written'
+    for folder in map(Path, folders):
+        run = read_record(folder / 'run.json')
+        missing = RECORD_KEYS - run.keys()
+        assert not missing, f'{folder}/run.json lacks {missing}'
+        assert run['metrics'], f'{folder}/run.json has no metrics'
+        for name, metric in run['metrics'].items():
+            missing = METRIC_KEYS - metric.keys()
+            assert not missing, f'{folder}/run.json: {name} lacks {missing}'
         for name in ('model.safetensors', 'report.html'):
-            assert (d / name).stat().st_size, f'{d}/{name} is empty'
+            assert (folder / name).stat().st_size, f'{folder}/{name} is empty'
 
 
 def beats(share, folder):
     "The one run below `folder` has a test accuracy above `share`"
     (path,) = Path(folder).rglob('run.json')
-    m = json.loads(path.read_text(encoding='utf-8'))['metrics']['test']
-    print(
-        f'test accuracy {m["accuracy"]:.3f} on {m["n"]} clips ({m["low"]:.3f} to {m["high"]:.3f}); '
-        f'best constant answer {m["constant"]:.3f}'
-    )
-    assert m['accuracy'] > float(share), f'not above {share}'
+    test = read_record(path)['metrics']['test']
+    interval = f'{test["low"]:.3f} to {test["high"]:.3f}'
+    print(f'test accuracy {test["accuracy"]:.3f} on {test["n"]} clips ({interval})')
+    print(f'majority-class baseline {test["constant"]:.3f}')
+    assert test['accuracy'] > float(share), f'not above {share}'
 
 
 def table(path, bad):
-    "A table of predictions: its header, a row a file, `bad` of them without a label and with an error"
-    with open(path, newline='', encoding='utf-8') as f:
-        header, *rows = csv.reader(f)
+    "A table of `bad` files with an error and one with a label, no file with both or neither"
+    header, rows = read_table(path)
     assert header == ['path', 'label', 'prob', 'error'], header
-    assert (
-        len(rows) == int(bad) + 1
-        and all(bool(r[1]) != bool(r[3]) for r in rows)
-        and sum(not r[1] for r in rows) == int(bad)
-    ), rows
+    assert len(rows) == int(bad) + 1, rows
+    for _, label, _, error in rows:
+        assert bool(label) != bool(error), rows
+    unread = [row for row in rows if row[3]]
+    assert len(unread) == int(bad), rows
 
 
 def right(share, path):
-    "More than `share` of the files in a table of predictions are labelled as the folder that they lie in"
-    with open(path, newline='', encoding='utf-8') as f:
-        rows = list(csv.DictReader(f))
-    hits = sum(r['label'] == Path(r['path']).parent.name for r in rows)
+    "More than `share` of the files in a table are labelled as the folder that they lie in"
+    header, rows = read_table(path)
+    label = header.index('label')
+    file = header.index('path')
+    hits = sum(row[label] == Path(row[file]).parent.name for row in rows)
     print(f'{hits} of {len(rows)} right')
-    assert rows and hits > float(share) * len(rows), f'not above {share}'
+    assert rows, f'{path} has no rows'
+    assert hits > float(share) * len(rows), f'not above {share}'
 
+
+CHECKS = {'record': record, 'beats': beats, 'table': table, 'right': right}
 
 if __name__ == '__main__':
-    {f.__name__: f for f in (record, beats, table, right)}[sys.argv[1]](*sys.argv[2:])
+    if len(sys.argv) < 2 or sys.argv[1] not in CHECKS:
+        sys.exit(__doc__)
+    CHECKS[sys.argv[1]](*sys.argv[2:])

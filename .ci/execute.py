@@ -1,6 +1,6 @@
 """Runs notebooks from top to bottom and keeps their outputs: `execute.py NOTEBOOK…`.
 
-Pictures are kept with a palette of 256 colours: half the bytes or less, and nobody sees the difference.
+Pictures are kept with a palette of 256 colours: half the bytes or less, and no visible difference.
 """
 
 import base64

@@ -1,111 +1,144 @@
-"""README.md from nbs/index.ipynb and its stored outputs, without Quarto; `--check` only compares."""
+"""README.md from nbs/index.ipynb and its stored outputs, without Quarto; `--check` compares."""
 
-import base64, difflib, json, posixpath, re, shutil, sys
+import base64
+import difflib
+import json
+import posixpath
+import re
+import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / 'README.md'
+PICTURES = ROOT / 'README_files'
+NOTEBOOK = ROOT / 'nbs/index.ipynb'
 HEAD = '<!-- Made from nbs/index.ipynb by `make readme`: edit the notebook. -->\n\n'
-LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?![a-z]+:|[#/])([^)\s"]+)')
+
+# The start of a Markdown or HTML link, and its target where that is relative.
+RELATIVE_LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?![a-z]+:|[#/])([^)\s"]+)')
+DIRECTIVE = re.compile(r'^#\|[ \t]*([\w-]+):?[ \t]*(.*?)[ \t]*$', re.M)
+UNSEEN = {'hide', 'export', 'default_exp'}  # directives whose cells are on no page
 
 
-def text(x):
-    return ''.join(x)
+def join(lines):
+    "A notebook stores a text as a string or as a list of lines"
+    return ''.join(lines)
 
 
-def fence(s, lang=''):
-    return f'```{lang}\n{s.strip()}\n```' if s.strip() else ''
+def fence(text, lang=''):
+    text = text.strip()
+    return f'```{lang}\n{text}\n```' if text else ''
 
 
-def rebase(md):
-    "Links relative to nbs/, seen from the repository's top"
-    return LINK.sub(lambda m: m[1] + posixpath.normpath(f'nbs/{m[2]}'), md)
+def from_root(markdown):
+    "Links relative to nbs/ become links relative to the repository's top folder"
+
+    def replace(match):
+        start, target = match.groups()
+        return start + posixpath.normpath(f'nbs/{target}')
+
+    return RELATIVE_LINK.sub(replace, markdown)
 
 
-def directives(src):
-    return dict(re.findall(r'^#\|[ \t]*([\w-]+):?[ \t]*(.*?)[ \t]*$', src, re.M))
-
-
-def output(o, asis, pictures):
-    "One stored output as Markdown; a picture goes to `pictures`"
-    if o['output_type'] == 'stream':
-        return (
-            ''
-            if o['name'] == 'stderr'
-            else rebase(text(o['text']))
-            if asis
-            else fence(text(o['text']))
-        )
-    data = o.get('data', {})
-    if 'text/markdown' in data:
-        return rebase(text(data['text/markdown']))
-    if 'image/png' in data:
-        name = f'README_files/{len(pictures) + 1}.png'
-        pictures[name] = base64.b64decode(text(data['image/png']))
-        return f'![]({name})'
-    plain = text(data.get('text/plain', ''))
-    return '' if plain.startswith('<') else fence(plain)  # `<… object>` says nothing on a page
-
-
-def cell(c, pictures):
-    "One cell as Markdown, by the directives that Quarto would follow"
-    src = text(c['source'])
-    if c['cell_type'] == 'markdown':
-        return rebase(src)
-    d = directives(src)
-    if (
-        c['cell_type'] != 'code'
-        or d.keys() & {'hide', 'export', 'default_exp'}
-        or d.get('include') == 'false'
-    ):
+def stream_markdown(output, asis):
+    if output['name'] == 'stderr':
         return ''
-    code = '\n'.join(
-        l
-        for l in src.splitlines()
-        if not l.startswith('#|') and not l.rstrip().endswith('#| hide_line')
-    )
-    parts = [] if d.get('echo') == 'false' else [fence(code, 'python')]
-    if d.get('output') != 'false':
-        parts += [output(o, d.get('output') == 'asis', pictures) for o in c['outputs']]
-    return '\n\n'.join(p for p in parts if p)
+    text = join(output['text'])
+    return from_root(text) if asis else fence(text)
 
 
-def render(nb):
-    "The README's text and its pictures (name -> bytes)"
+def output_markdown(output, asis, pictures):
+    "One stored output as Markdown; a picture is added to `pictures`"
+    if output['output_type'] == 'stream':
+        return stream_markdown(output, asis)
+    data = output.get('data', {})
+    if 'text/markdown' in data:
+        return from_root(join(data['text/markdown']))
+    if 'image/png' in data:
+        name = f'{PICTURES.name}/{len(pictures) + 1}.png'
+        pictures[name] = base64.b64decode(join(data['image/png']))
+        return f'![]({name})'
+    plain = join(data.get('text/plain', ''))
+    if plain.startswith('<'):  # `<… object>` tells a reader nothing
+        return ''
+    return fence(plain)
+
+
+def shown_code(source):
+    "The source without directives and without lines marked `#| hide_line`"
+    lines = []
+    for line in source.splitlines():
+        if line.startswith('#|') or line.rstrip().endswith('#| hide_line'):
+            continue
+        lines.append(line)
+    return '\n'.join(lines)
+
+
+def code_markdown(cell, pictures):
+    "A code cell as Markdown, by the directives that Quarto would follow"
+    source = join(cell['source'])
+    directives = dict(DIRECTIVE.findall(source))
+    if directives.keys() & UNSEEN or directives.get('include') == 'false':
+        return ''
+    parts = []
+    if directives.get('echo') != 'false':
+        parts.append(fence(shown_code(source), 'python'))
+    if directives.get('output') != 'false':
+        asis = directives.get('output') == 'asis'
+        for output in cell['outputs']:
+            parts.append(output_markdown(output, asis, pictures))
+    return '\n\n'.join(filter(None, parts))
+
+
+def cell_markdown(cell, pictures):
+    if cell['cell_type'] == 'markdown':
+        return from_root(join(cell['source']))
+    if cell['cell_type'] == 'code':
+        return code_markdown(cell, pictures)
+    return ''
+
+
+def render(notebook):
+    "The README's text, and its pictures as name -> bytes"
     pictures = {}
-    parts = [cell(c, pictures).strip() for c in nb['cells']]
-    return HEAD + '\n\n'.join(p for p in parts if p) + '\n', pictures
+    parts = [cell_markdown(cell, pictures).strip() for cell in notebook['cells']]
+    return HEAD + '\n\n'.join(filter(None, parts)) + '\n', pictures
 
 
-def check(md, pictures):
-    "What is on disk and differs, as a diff"
-    old = (ROOT / 'README.md').read_text(encoding='utf-8') if (ROOT / 'README.md').exists() else ''
-    diff = list(
+def differences(text, pictures):
+    "What README.md and README_files/ would change, as lines of a diff"
+    stored = README.read_text(encoding='utf-8') if README.exists() else ''
+    lines = list(
         difflib.unified_diff(
-            old.splitlines(), md.splitlines(), 'README.md', 'nbs/index.ipynb', lineterm=''
+            stored.splitlines(), text.splitlines(), 'README.md', 'nbs/index.ipynb', lineterm=''
         )
     )
-    there = {
-        p.relative_to(ROOT).as_posix(): p.read_bytes() for p in (ROOT / 'README_files').glob('*')
-    }
-    return diff + [
-        f'{k}: differs'
-        for k in sorted(there.keys() | pictures.keys())
-        if there.get(k) != pictures.get(k)
-    ]
+    stored_pictures = {f'{PICTURES.name}/{p.name}': p.read_bytes() for p in PICTURES.glob('*')}
+    for name in sorted(stored_pictures.keys() | pictures.keys()):
+        if stored_pictures.get(name) != pictures.get(name):
+            lines.append(f'{name}: differs')
+    return lines
 
 
-def write(md, pictures):
-    shutil.rmtree(ROOT / 'README_files', ignore_errors=True)
+def write(text, pictures):
+    shutil.rmtree(PICTURES, ignore_errors=True)
     for name, data in pictures.items():
-        (ROOT / name).parent.mkdir(exist_ok=True)
+        PICTURES.mkdir(exist_ok=True)
         (ROOT / name).write_bytes(data)
-    (ROOT / 'README.md').write_text(md, encoding='utf-8')
+    README.write_text(text, encoding='utf-8')
+
+
+def main():
+    text, pictures = render(json.loads(NOTEBOOK.read_text(encoding='utf-8')))
+    if '--check' not in sys.argv:
+        write(text, pictures)
+        print('README.md written')
+        return
+    lines = differences(text, pictures)
+    if lines:
+        sys.exit('\n'.join([*lines, 'README.md is not what `make readme` writes']))
 
 
 if __name__ == '__main__':
-    page = render(json.loads((ROOT / 'nbs/index.ipynb').read_text(encoding='utf-8')))
-    if '--check' not in sys.argv:
-        write(*page)
-        print('README.md written')
-    elif diff := check(*page):
-        sys.exit('\n'.join(diff + ['README.md is not what `make readme` writes']))
+    main()

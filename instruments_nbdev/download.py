@@ -19,9 +19,8 @@ import zipfile
 from filelock import FileLock
 from pathlib import Path, PurePosixPath
 from tqdm import tqdm
-from .data import Dataset, find_home, search_folders
+from .data import SYNTHETIC, Dataset, find_home, search_folders
 from .files import DataError
-from .synthesis import SYNTHETIC
 
 # %% ../nbs/reference/download.ipynb #d0b1b345
 _BLOCK = 1 << 16  # bytes; at most one block that had arrived is asked for again

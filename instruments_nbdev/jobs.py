@@ -7,56 +7,64 @@ __all__ = ['threads_each', 'spread', 'run_anywhere', 'run_jobs']
 
 # %% ../nbs/reference/jobs.ipynb #62e969ba
 import contextlib
-import matplotlib.pyplot as plt
 import os
 import threading
-import torch
 from functools import partial
+from pathlib import Path
+
+import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
-from pathlib import Path
 from tqdm import tqdm
-from .model import TrainingError, recipe_from
+
+from .machine import cores
+from .recipes import TrainingError, recipe_from
 from .training import Run, fit, parts_of
 
 # %% ../nbs/reference/jobs.ipynb #09bdc1a3
-_CORES = torch.get_num_threads()  # as the process begins
+_CORES = min(cores(), torch.get_num_threads())  # as the process begins
 
 
-def threads_each(jobs: int) -> int:
+def threads_each(
+    jobs: int,  # processes at a time
+) -> int:
     "Threads for each of `jobs` processes on this machine, at least one"
     return max(1, _CORES // max(jobs, 1))
 
 # %% ../nbs/reference/jobs.ipynb #5234523f
 @contextlib.contextmanager
 def _parallel(jobs, cluster):
-    "joblib's `Parallel`: in processes of this machine, or on the workers of the Dask scheduler at `cluster`"
+    "joblib's `Parallel`, in processes of this machine or on the workers of a Dask scheduler"
+    # one call at a time for each worker: runs are long, and some much longer than others
+    how = dict(return_as='generator', batch_size=1)
     if cluster:
-        with _client(cluster) as c, parallel_config('dask', client=c):
-            yield Parallel(return_as='generator', batch_size=1)
-    else:
-        yield Parallel(
-            jobs, return_as='generator', batch_size=1
-        )  # one run at a time: they are long, and not equally so
-    if jobs > 1 and not cluster:
-        get_reusable_executor().shutdown()  # idle workers would live on for minutes, and a test run wait for them
+        with _client(cluster) as client, parallel_config('dask', client=client):
+            yield Parallel(**how)
+        return
+    yield Parallel(jobs, **how)
+    if jobs > 1:
+        get_reusable_executor().shutdown()  # idle workers would live on for minutes
 
 
 def spread(
     f,  # called as f(threads, *call)
-    calls: list,  # arguments of each call
+    calls: list,  # a tuple of arguments for each call
     jobs: int = 1,  # processes at a time on this machine
     cluster: str = None,  # address of a Dask scheduler, whose workers do it instead
-    progress: bool = True,
-    desc: str = 'runs',
+    progress: bool = True,  # show a progress bar?
+    desc: str = 'runs',  # what the progress bar counts
+    threads: int = None,  # for each call; default: the cores, or a worker's own, divided evenly
 ) -> list:
     "Results of all calls, in order"
-    work = [
-        delayed(partial(_on_worker, f, *c))() if cluster else delayed(f)(threads_each(jobs), *c)
-        for c in calls
-    ]  # a call is whole, so that another worker can repeat it
-    with _parallel(jobs, cluster) as par:
-        return list(tqdm(par(work), total=len(work), desc=desc, disable=not progress))
+    if cluster:
+        # an argument of its own for each call would be sent apart, and lost with the worker
+        work = [delayed(partial(_on_worker, f, threads, *call))() for call in calls]
+    else:
+        each = threads or threads_each(jobs)
+        work = [delayed(f)(each, *call) for call in calls]
+    with _parallel(jobs, cluster) as parallel:
+        results = parallel(work)
+        return list(tqdm(results, total=len(work), desc=desc, disable=not progress))
 
 # %% ../nbs/reference/jobs.ipynb #71e3bad5
 def _client(address):
@@ -64,9 +72,8 @@ def _client(address):
     try:
         from distributed import Client
     except ImportError:
-        raise TrainingError(
-            'a cluster needs Dask: pip install "instruments_nbdev[cluster]"'
-        ) from None
+        why = 'a cluster needs Dask: pip install "instruments_nbdev[cluster]"'
+        raise TrainingError(why) from None
     try:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError):
@@ -77,24 +84,46 @@ def _client(address):
     return client
 
 
-def _on_worker(f, *args):
+def _on_worker(f, threads, *args):
     "`f` in a thread of a Dask worker, beside no other run, with the worker's share of the machine"
+    import matplotlib.pyplot as plt
     from distributed import get_worker
 
     worker = get_worker()
     plt.switch_backend('agg')  # no window can be opened from a thread
-    with vars(worker).setdefault('_one_run', threading.Lock()):
-        return f(worker.state.nthreads, *args)
+    one_run = vars(worker).setdefault('_one_run', threading.Lock())
+    with one_run:
+        return f(threads or worker.state.nthreads, *args)
 
 
-def run_anywhere(items):
-    return items.assign(
-        path=[os.path.abspath(p) for p in items.path]
-    )  # workers have folders of their own to start in
+def run_anywhere(
+    items,  # a table with `path`
+):
+    "`items` with absolute paths: the workers of a cluster start in folders of their own"
+    return items.assign(path=[os.path.abspath(path) for path in items.path])
 
 # %% ../nbs/reference/jobs.ipynb #953171a6
+def _names(paths):
+    return sorted(Path(path).name for path in paths)
+
+
+def _same_run(run, recipe, items, fold, seed):
+    "The folder of a finished run, if it is of this recipe, seed and held-out items"
+    parts = parts_of(recipe, items, fold, seed)
+    held_out = parts.path[parts.split != 'train']
+    same = (
+        recipe_from(run.record['recipe']) == recipe
+        and run.record['seed'] == seed
+        and _names(run.predictions.path) == _names(held_out)
+    )
+    if not same:
+        what = 'holds a finished run of other settings'
+        raise TrainingError(f'{run.path}: {what}; remove it or choose another folder')
+    return run.path
+
+
 def _job(threads, recipe, items, fold, seed, out, kw):
-    "One run in whatever process it is; a finished one is not made again"
+    "The folder of one run, made in whatever process this is; a finished one is not made again"
     if (Path(out) / 'run.json').exists():
         return _same_run(Run(out), recipe, items, fold, seed)
     torch.set_num_threads(threads)
@@ -102,29 +131,19 @@ def _job(threads, recipe, items, fold, seed, out, kw):
     return out
 
 
-def _same_run(run, recipe, items, fold, seed):
-    "The folder of a finished run, if it is of this recipe, seed and held-out items"
-    parts = parts_of(recipe, items, fold, seed)
-    held = sorted(Path(p).name for p in parts.path[parts.split != 'train'])
-    if (
-        recipe_from(run.record['recipe']) != recipe
-        or run.record['seed'] != seed
-        or sorted(Path(p).name for p in run.predictions.path) != held
-    ):
-        raise TrainingError(
-            f'{run.path}: holds a finished run of other settings; remove it or choose another folder'
-        )
-    return run.path
-
-
 def run_jobs(
     calls: list,  # (recipe, items, fold, seed, folder) of each run
     jobs: int = 1,  # processes at a time
-    progress: bool = True,
+    progress: bool = True,  # show a progress bar?
     cluster: str = None,  # address of a Dask scheduler
+    threads: int = None,  # of each run; default: the cores divided by `jobs`
     **kw,  # passed to `training.fit`
 ) -> list:
-    "Makes the runs that are not finished yet, `jobs` at a time or on a cluster; gives them all, in order"
-    if cluster:
-        calls = [(r, run_anywhere(i), f, s, Path(o).absolute()) for r, i, f, s, o in calls]
-    return [Run(o) for o in spread(_job, [(*c, kw) for c in calls], jobs, cluster, progress)]
+    "All runs, in order; those that are not finished yet are made, `jobs` at a time"
+    work = []
+    for recipe, items, fold, seed, out in calls:
+        if cluster:
+            items, out = run_anywhere(items), Path(out).absolute()
+        work.append((recipe, items, fold, seed, out, kw))
+    folders = spread(_job, work, jobs, cluster, progress, threads=threads)
+    return [Run(folder) for folder in folders]

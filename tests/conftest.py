@@ -1,14 +1,18 @@
-"""Shared by all tests: a synthetic ESC-50 and a recipe that trains in a moment; nothing of the user's is touched."""
+"""Shared by all tests: a synthetic ESC-50 and a recipe that trains in a moment.
+
+Nothing of the user's is touched.
+"""
 
 import os
 
 os.environ['CUDA_VISIBLE_DEVICES'] = ''  # equal weights to the last bit are promised on a CPU
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
-from instruments_nbdev.synthesis import synthesize
+
 from instruments_nbdev.data import esc50
-from instruments_nbdev.splits import split_items
 from instruments_nbdev.model import Recipe
+from instruments_nbdev.splits import split_items
+from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.training import fit
 
 

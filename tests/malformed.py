@@ -1,7 +1,18 @@
-"""A hundred malformed sounds and a hundred malformed photos, made here from a seed; some of them can be read after all."""
+"""A hundred malformed sounds and a hundred malformed photos, made here from a seed.
 
-import io, os, pickle, random, struct, zipfile, zlib
-import numpy as np, soundfile as sf
+Some of them can be read after all.
+"""
+
+import io
+import os
+import pickle
+import random
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import soundfile as sf
 from PIL import Image
 
 TONE = np.sin(np.arange(4000) / 9) / 2
@@ -30,7 +41,7 @@ def patched(data, at, value):
 
 
 def cut(base, rng, each):
-    "Each file without its end: nearly all of it gone, somewhere in its header, half-way, and just before its end"
+    "Each file cut: at its start, somewhere in its header, half-way, and just before its end"
 
     def places(n):
         return [1, 4, 13, n // 2, n - 1, *rng.sample(range(14, min(n // 2, 400)), each - 5)]

@@ -1,8 +1,21 @@
-"""Real processes that may be killed, forked from a server that has imported everything: each costs 0.1 s, not 8."""
+"""Real processes that may be killed.
 
-import contextlib, itertools, multiprocessing, os, runpy, signal, sys, sysconfig, threading
+They are forked from a server that has imported everything, so each costs 0.1 s, not 8.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import sysconfig
+import threading
 from pathlib import Path
+
 from tqdm import tqdm
+
 import instruments_nbdev.training as T
 
 CTX = multiprocessing.get_context('forkserver')
@@ -28,7 +41,7 @@ def start(f, *args, **kw):
 
 
 def end(p, seconds=60):
-    "The exit status of a process, negative for a signal; one that hangs is killed and fails the test"
+    "The exit status of a process, negative for a signal; one that hangs fails the test"
     p.join(seconds)
     if p.exitcode is None:
         p.kill()
@@ -89,8 +102,8 @@ def dies_writing(name):
     Path.write_bytes = write
 
 
-def train(recipe, items, out, trap=(), speed={}, begun=None):
-    "A training that goes on where the last one was killed; `trap`: one of the functions above and its arguments"
+def train(recipe, items, out, trap=(), speed=None, begun=None):
+    "Goes on where the last training was killed; `trap`: a function above and its arguments"
     plain = T.Checkpoint
     T.Checkpoint = lambda path, every: plain(
         path
@@ -100,7 +113,7 @@ def train(recipe, items, out, trap=(), speed={}, begun=None):
         trap[0](*trap[1:])
     if begun:
         begun.set()
-    T.fit(recipe, items, out=out, resume=True, speed=speed, progress=False)
+    T.fit(recipe, items, out=out, resume=True, speed=speed or {}, progress=False)
 
 
 def limit_memory(bytes=2**30):
@@ -121,7 +134,7 @@ def as_script(cwd, name, *args):
     "This process becomes the script `name`, with two files for a terminal"
     for fd, stream in ((1, 'stdout'), (2, 'stderr')):
         os.dup2(os.open(cwd / stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
-        setattr(sys, stream, open(fd, 'w', closefd=False))
+        setattr(sys, stream, open(fd, 'w', closefd=False))  # noqa: SIM115 (open to the end)
     os.chdir(cwd)
     sys.argv = [str(BIN / name), *map(str, args)]
     try:

@@ -1,18 +1,22 @@
 """Runs on a real Dask scheduler and its workers are the runs that one would make alone."""
 
-import subprocess, sys, warnings
+import subprocess
+import sys
+import warnings
+
 import pytest
 from safetensors.torch import load_file
+
 import instruments_nbdev.experiments as E
 from instruments_nbdev.experiments import cross_validate
-from instruments_nbdev.search import search, search_record
 from instruments_nbdev.model import TrainingError
+from instruments_nbdev.search import search, search_record
 from test_search import SPACE, steady
 
 try:
     import distributed
 except ImportError:
-    warnings.warn('NO TEST WITH A CLUSTER: Dask is not installed')
+    warnings.warn('NO TEST WITH A CLUSTER: Dask is not installed', stacklevel=1)
     pytest.skip('pip install "instruments_nbdev[cluster]"', allow_module_level=True)
 
 
@@ -110,7 +114,9 @@ def test_a_worker_is_killed(cluster, alone, tiny, items, tmp_path):
         [
             sys.executable,
             '-c',
-            f'import glob, os, time\nwhile not glob.glob("{out}/.fold*.partial"): time.sleep(.005)\nos.kill({workers[0].pid}, 9)',
+            'import glob, os, time\n'
+            f'while not glob.glob("{out}/.fold*.partial"): time.sleep(.005)\n'
+            f'os.kill({workers[0].pid}, 9)',
         ]
     )
     same(cross_validate(tiny, items, out=out, cluster=address, speed={}, progress=False), alone)

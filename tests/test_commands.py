@@ -1,9 +1,16 @@
 """The console scripts as a terminal sees them: exit status, standard output, standard error."""
 
-import os, re, subprocess, sys, time
+import os
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
-import pandas as pd, pytest
+
+import pandas as pd
+import pytest
+
 from processes import BIN, KILLED, as_script, end, run, start
 
 NAMES = [
@@ -15,7 +22,10 @@ NAMES = [
 @pytest.fixture
 def shell(tmp_path):
     "`shell('instruments_data', ...)` runs a script in an empty folder: `code`, `out`, `err`"
-    read = lambda name: (tmp_path / name).read_text(errors='replace')
+
+    def read(name):
+        return (tmp_path / name).read_text(errors='replace')
+
     return lambda *args: SimpleNamespace(
         code=run(as_script, tmp_path, *args), out=read('stdout'), err=read('stderr')
     )
@@ -94,9 +104,9 @@ quickstart --epochs -1                           -1
 quickstart --epochs x                            x'''.strip().splitlines()
 
 
-@pytest.mark.parametrize('line', [re.sub(' +', ' ', l) for l in WRONG])
+@pytest.mark.parametrize('line', [re.sub(' +', ' ', w) for w in WRONG])
 def test_wrong_arguments(line, shell, esc, model, items, tmp_path):
-    "Status 2, and last of all a sentence that names what is wrong, which is the last word of the line here"
+    "Status 2, and at the end a sentence that names what is wrong: the last word of `line`"
     (tmp_path / 'file.txt').write_text('hello')
     stand = dict(ESC=esc, MODEL=model, SOUND=items.path[0], TXT='file.txt')
     command, *args, named = re.sub('|'.join(stand), lambda m: str(stand[m[0]]), line).split(' ')

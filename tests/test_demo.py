@@ -1,17 +1,28 @@
-"""The page in a real browser: files go in by the file chooser, answers come out, nothing is fetched from elsewhere, nothing is left."""
+"""The page in a real browser: files go in by the file chooser, answers come out.
 
-import os, re, shutil, signal, subprocess, sys, threading
-from dataclasses import replace
+Nothing is fetched from elsewhere, and nothing is left behind.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import urlopen
-import numpy as np, pytest, soundfile as sf
+
+import numpy as np
+import pytest
+import soundfile as sf
 from PIL import Image
-from instruments_nbdev.synthesis import synthesize
-from instruments_nbdev import custom_cnn
+
 from instruments_nbdev.data import DATASETS, esc50, instruments30
 from instruments_nbdev.model import Recipe, bundled, load_model, save_model
+from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.training import fit
 
 pytest.importorskip('gradio', reason='no Gradio: pip install "instruments_nbdev[demo]"')
@@ -44,7 +55,8 @@ if not CHROMIUM:
         allow_module_level=True,
     )
 ARGS = (
-    '--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run '
+    '--no-sandbox --disable-gpu --disable-background-networking --disable-component-update '
+    '--disable-sync --no-first-run '
     '--use-fake-device-for-media-stream --use-fake-ui-for-media-stream'
 ).split()
 WAIT = 90_000  # ms: machines are shared
@@ -99,7 +111,12 @@ ODD = [
 # In front of the command: whatever it asks of another machine is written down
 WATCH = '''import pathlib, sys
 def hook(event, args):
-    if event in ('socket.connect', 'socket.getaddrinfo') and not any(h in repr(args) for h in ("'127.0.0.1'", "'localhost'")): pathlib.Path(__file__).with_name('outside').open('a').write(repr(args) + '\\n')
+    if event not in ('socket.connect', 'socket.getaddrinfo'):
+        return
+    if "'127.0.0.1'" in repr(args) or "'localhost'" in repr(args):
+        return
+    with pathlib.Path(__file__).with_name('outside').open('a') as f:
+        f.write(repr(args) + '\\n')
 sys.addaudithook(hook)
 from instruments_nbdev.demo import instruments_demo
 sys.exit(instruments_demo())'''
@@ -115,7 +132,7 @@ def rightly(run):
 
 @pytest.fixture(scope='module')
 def own(home):
-    "Two models trained in seconds, a sound and a photo that they know, and what may be dropped by mistake"
+    "Two models trained in seconds, a sound and a photo that they know, and wrong files"
     d = home / 'demo'
     d.mkdir()
     quick = dict(speed={}, progress=False, cache=home)
@@ -147,9 +164,11 @@ def own(home):
     save_model(level, ear.path / 'model.safetensors')  # too few clips to fit one
     level.labels = ODD
     save_model(level, d / 'odd.safetensors')
-    clip = lambda k: sf.read(
-        next(p for p, l in zip(ear.predictions.path, ear.predictions.label) if l == k)
-    )[0]
+
+    def clip(label):
+        paths = ear.predictions.path[ear.predictions.label == label]
+        return sf.read(paths.iloc[0])[0]
+
     sf.write(
         d / 'four parts.wav',
         np.concatenate(
@@ -171,7 +190,7 @@ def own(home):
 
 
 def started(folder, cwd, *args):
-    "The command as a process in `cwd`, with its temporary files in `folder`, and the address that it prints"
+    "The command as a process in `cwd`, temporary files in `folder`; and the address it prints"
     script = folder / 'instruments_demo.py'
     script.write_text(WATCH)
     (folder / 'tmp').mkdir()
@@ -227,7 +246,7 @@ def chromium():
 
 @pytest.fixture
 def page(chromium, address):
-    "The page as opened; whatever it asks of another machine is refused and fails the test, as does an error of its scripts"
+    "The page as opened; a request to another machine or an error of a script fails the test"
     context, wrong = (
         chromium.new_context(
             viewport=dict(width=1180, height=900), permissions=['microphone'], color_scheme='light'

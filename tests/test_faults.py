@@ -1,17 +1,32 @@
-"""What goes wrong outside the program: power cuts, full disks, two people in one folder, files from anywhere. Each time one clear error, and nothing is lost.
+"""What goes wrong outside the program: power cuts, full disks, two people in one folder, odd files.
 
-Models from strangers are in test_files.py, kills before every single change to the disk in test_resume.py and test_store.py."""
+Each time there is one clear error, and nothing is lost. Models from strangers are in test_files.py,
+kills before every single change to the disk in test_resume.py and test_store.py.
+"""
 
-import errno, hashlib, os, random, re, resource, shutil, subprocess, sys, time, warnings
+import errno
+import hashlib
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-import pandas as pd, pytest
+
+import pandas as pd
+import pytest
+
 import instruments_nbdev.training as T
 import malformed
-from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.data import instruments30
 from instruments_nbdev.model import Recipe, TrainingError, load_model
+from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.training import Run, fit
 from processes import CTX, KILLED, as_script, end, limit_memory, run, start, train
 from test_resume import RECIPES, same_run, whole
@@ -33,7 +48,7 @@ def contents(d):
 
 
 def test_killed_at_ten_random_moments(tiny, items, tmp_path, counts):
-    "Killed and resumed until there were ten kills, in a new folder each time that a run gets through between them"
+    "Killed and resumed until there were ten kills; a run that gets through begins a new folder"
     recipe = replace(tiny, epochs=8, ema=0.9, save_best=True, **RECIPES['augmented'])
     rng, begun, kills, runs = random.Random(0), CTX.Event(), 0, 1
 
@@ -59,9 +74,8 @@ def test_killed_at_ten_random_moments(tiny, items, tmp_path, counts):
         assert run(train, recipe, items, tmp_path / f'run{runs}') == 0
     for i in range(1, runs + 1):
         same_run(tmp_path / 'unbroken', tmp_path / f'run{i}')
-    counts(
-        f'{kills} kills at random moments of {runs} training(s): resumed to the same weights, to the last bit'
-    )
+    tried = f'{kills} kills at random moments of {runs} training(s)'
+    counts(f'{tried}: resumed to the same weights, to the last bit')
 
 
 # Full disks
@@ -71,7 +85,7 @@ SIZE = 4_000_000
 
 @pytest.fixture
 def disk(tmp_path):
-    "A disk of its own, of four megabytes; `fill(kb)` leaves so much room on it, `fill()` makes room again"
+    "A disk of four megabytes; `fill(kb)` leaves so much room on it, `fill()` makes room again"
     d = tmp_path / 'disk'
     d.mkdir()
     if (
@@ -80,7 +94,7 @@ def disk(tmp_path):
             ['mount', '-t', 'tmpfs', '-o', f'size={SIZE}', 'none', d], capture_output=True
         ).returncode
     ):
-        warnings.warn('NO TEST ON A FULL DISK: only root may mount one')
+        warnings.warn('NO TEST ON A FULL DISK: only root may mount one', stacklevel=2)
         pytest.skip('only root may mount a small disk')
 
     def fill(kb=None):
@@ -94,7 +108,7 @@ def disk(tmp_path):
 
 
 def train_command(cwd, recipe, *args, cache=None, most=None):
-    "`instruments_train` for a recipe of a test, in a process that may write no file of more than `most` bytes"
+    "`instruments_train` for a recipe of a test; may write no file of more than `most` bytes"
     T.RECIPES[recipe.name] = recipe
     plain = T.Checkpoint
     T.Checkpoint = lambda path, every: plain(path)
@@ -107,14 +121,17 @@ def train_command(cwd, recipe, *args, cache=None, most=None):
     as_script(cwd, 'instruments_train', recipe.name, '--epochs', recipe.epochs, *args)
 
 
-def no_space(cwd, command, path, why=os.strerror(errno.ENOSPC)):
+NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+def no_space(cwd, command, path, why=NO_SPACE):
     "Did a command say in one sentence that there was no room at `path`?"
     s = said(cwd)
     assert re.fullmatch(rf'{command}: {re.escape(str(path))}[^:]*: {why}', s.last), s.err
 
 
 def full_until_done(disk, run_with, failed, steps=(0, 4, 8, 16, 32, 64, 128, 256, 512)):
-    "A command on a disk with more and more room, until there is enough; gives the number of failures"
+    "A command on a disk with more and more room, until there is enough: how often it failed"
     for n, kb in enumerate(steps):
         disk.fill(kb)
         code = run_with()
@@ -126,7 +143,7 @@ def full_until_done(disk, run_with, failed, steps=(0, 4, 8, 16, 32, 64, 128, 256
 
 
 def test_training_on_a_full_disk(disk, tiny, esc, tmp_path, counts):
-    "An earlier run stays as it was; the next one is there in the end, once there is room, and the same as anywhere"
+    "An earlier run stays as it was; once there is room, the next one is the same as anywhere"
     args = '--data', esc, '--resume', '--out'
     before, out = disk.path / 'before', disk.path / 'run'
     for d in (tmp_path / 'alone', before):
@@ -176,7 +193,7 @@ def test_building_a_store_on_a_full_disk(disk, tiny, esc, items, tmp_path, count
 
 @pytest.mark.parametrize('most', [500, 2_000, 8_000])
 def test_files_that_may_not_grow(most, tiny, esc, tmp_path):
-    "A limit on the size of a file, where nobody may mount a disk: the same sentence with another reason"
+    "A limit on the size of a file instead of a full disk: the same sentence, another reason"
     args = '--data', esc, '--out'
     assert run(train_command, tmp_path, tiny, *args, tmp_path / 'before') == 0
     old = contents(tmp_path / 'before')
@@ -264,7 +281,7 @@ def test_second_training_into_one_folder(tiny, items, esc, tmp_path, counts):
 
 
 def test_half_a_store(items, tmp_path, counts):
-    "Each of its files is cut at every tenth, or full of noise: it is built anew, never read as a whole one"
+    "With a file cut at every tenth, or full of noise, the store is built anew, never read"
     paths, cache, n = items.path.tolist()[:20], tmp_path / 'cache', 0
     build(paths, cache)
     rng = random.Random(0)
@@ -288,7 +305,7 @@ def peak():
 
 
 def labels_of(cwd, model, folder):
-    "`instruments_predict` on two cores, with little more memory than this process has; the most that it took goes into a file"
+    "`instruments_predict` on two cores with little memory; the most that it took goes into a file"
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     limit_memory(3 * 2**29)
     begin = peak()
@@ -329,10 +346,11 @@ def mixed(folder, make, trace, good):
 
 def lines_of(cwd, folder):
     "What was said of each file below a folder: one line each"
-    lines = [l.removeprefix(f'{folder}/').split(': ', 1) for l in said(cwd).out.split('\n')[:-1]]
-    assert all(len(l) == 2 and 3 < len(l[1]) < 150 for l in lines) and len(dict(lines)) == len(
-        lines
-    ), lines
+    lines = [
+        line.removeprefix(f'{folder}/').split(': ', 1) for line in said(cwd).out.split('\n')[:-1]
+    ]
+    assert all(len(line) == 2 and 3 < len(line[1]) < 150 for line in lines), lines
+    assert len(dict(lines)) == len(lines), lines
     return dict(lines)
 
 
@@ -353,8 +371,11 @@ def refused(cwd, folder, model, names, good):
     sys.platform != 'linux', reason='its limits on memory and cores are those of Linux'
 )
 def test_200_malformed_files(photos, items, tmp_path, counts):
-    "A hundred sounds for a bundled model, a hundred photos for another; at the same time, in a process each"
-    there = lambda: sorted(p for d in ('s', 'p') for p in (tmp_path / d).rglob('*'))
+    "A hundred sounds for a bundled model, a hundred photos for another; a process for each"
+
+    def there():
+        return sorted(p for d in ('s', 'p') for p in (tmp_path / d).rglob('*'))
+
     trace = tmp_path / 'trace'
     (of_photos, good), cwds = photos, [tmp_path / 's-out', tmp_path / 'p-out']
     tasks = [
@@ -375,6 +396,8 @@ def test_200_malformed_files(photos, items, tmp_path, counts):
     a, b = (refused(cwd, *task) for cwd, task in zip(cwds, tasks))
     n = sum(len(t[2]) for t in tasks)
     assert n == 200 and 'Warning' not in said(cwds[1]).err
+    most = max(int((c / 'peak').read_text()) for c in cwds)
     counts(
-        f'{n} malformed files: {a + b} refused ({a} sounds, {b} photos), {n - a - b} readable after all, 0 crashed; {max(int((c / "peak").read_text()) for c in cwds)} MB at most'
+        f'{n} malformed files: {a + b} refused ({a} sounds, {b} photos), '
+        f'{n - a - b} readable after all, 0 crashed; {most} MB at most'
     )

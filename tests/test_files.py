@@ -1,9 +1,25 @@
-"""Files from strangers, damaged, foreign or made to harm: models, and a sound. All is read in a process of little memory."""
+"""Files from strangers, damaged, foreign or made to harm: models, and a sound.
 
-import json, multiprocessing, os, pickle, random, resource, struct, sys, zipfile
-import numpy as np, pytest, soundfile as sf, torch
+All is read in a process of little memory.
+"""
+
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import struct
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
 from instruments_nbdev.model import bundled, load_model
 from processes import CTX, limit_memory
 
@@ -28,7 +44,7 @@ def peak():
 
 @pytest.fixture(scope='module')
 def small():
-    "`small(f, ...)` is `f(...)` in a process that may use 1 GB more than it began with, within 30 s"
+    "`small(f, ...)` is `f(...)` in a process that may use 1 GB more than at its start, for 30 s"
     pools = []
 
     def call(f, *args):
@@ -152,9 +168,11 @@ GONE = object()  # instead of a value: the entry is taken out
 
 
 def forge(model, path, keys, value):
-    "The weights of `model` under another description: `value` at `keys`, or a text that is all of it"
+    "The weights of `model` under another description: `value` at `keys`, or a whole text"
     with safe_open(model, 'pt') as f:
-        text, state = f.metadata()['instruments_nbdev'], {k: f.get_tensor(k) for k in f.keys()}
+        text = f.metadata()['instruments_nbdev']
+        names = list(f.keys())
+        state = {name: f.get_tensor(name) for name in names}
     if keys:
         part = meta = {
             k: v for k, v in json.loads(text).items() if k != 'digest'
@@ -219,7 +237,7 @@ def test_wrong_rates(sr, said, model, bad):
 
 
 def test_a_description_calls_nothing(said, model, bad, tmp_path):
-    "No other function of this package is a network or a front end: this one would unpack an archive"
+    "No other function of this package is a network: this one would unpack an archive"
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as z:
         z.writestr('a.txt', 'a')
     call = ['data.unpack', dict(archive=str(tmp_path / 'a.zip'), dest=str(tmp_path / 'trace'))]
@@ -233,7 +251,7 @@ def test_a_description_calls_nothing(said, model, bad, tmp_path):
 
 
 def test_a_small_file_of_a_long_sound(small, model, tmp_path):
-    "Half a megabyte of silence becomes more than the memory that there is: an error of its own, the others are labelled"
+    "Half a megabyte that becomes too much for the memory is an error; other files are labelled"
     sf.write(tmp_path / 'good.wav', np.zeros(8000), 8000)
     with sf.SoundFile(tmp_path / 'long.flac', 'w', 655_350, 1) as f:
         for _ in range(40):

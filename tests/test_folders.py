@@ -1,8 +1,16 @@
-"""A person's own folder, as untidy as they come, by every kind of recipe; from real weights where INSTRUMENTS_WEIGHTS names them."""
+"""A person's own folder, as untidy as they come, by every kind of recipe.
 
-import os, shutil
-import numpy as np, pytest, soundfile as sf
+Real weights are used where $INSTRUMENTS_WEIGHTS names them.
+"""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import soundfile as sf
 from PIL import Image
+
 from instruments_nbdev.app import instruments_train
 from instruments_nbdev.data import DATASETS
 from instruments_nbdev.model import RECIPES
@@ -98,10 +106,9 @@ def test_every_kind_of_recipe(recipe, sounds, photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('recipe, kept', [('genres-mn04', False), ('irmas-efficient', True)])
-def test_a_head_starts_from_rows_of_its_own_labels(
-    recipe, kept, tmp_path, rng=np.random.default_rng(0)
-):
-    "Ten classes that are no genres begin with no genre's row; eleven that are called like IRMAS's instruments keep theirs"
+def test_a_head_starts_from_rows_of_its_own_labels(recipe, kept, tmp_path):
+    "Ten classes that are no genres begin with no genre's row; IRMAS's eleven labels keep theirs"
+    rng = np.random.default_rng(0)
     classes = DATASETS['irmas_notes'].classes if kept else [f'class {k}' for k in range(10)]
     for k, c in enumerate(classes):
         (tmp_path / 'own' / c).mkdir(parents=True)
@@ -116,7 +123,7 @@ def test_a_head_starts_from_rows_of_its_own_labels(
 
 
 def test_a_head_alone(photos, tmp_path):
-    "`photos-lite0` as it comes takes its body as it is and trains no epoch; of a few photos no level of being sure is fitted"
+    "`photos-lite0` trains no epoch; from a few photos no confidence threshold is fitted"
     run = train('photos-lite0', photos, tmp_path / 'run', weights='none')
     assert run.record['recipe']['epochs'] == 0 and len(run.predictions)
     assert (
@@ -136,7 +143,7 @@ def test_trained_on_everything(sounds, tmp_path, capsys):
 
 
 def test_every_file_tested_once(sounds, tmp_path, capsys):
-    "A class of one recording cannot be learned while it is tested, so it is named before anything is trained"
+    "A class of one recording cannot be learned and tested: it is named before any training"
     with pytest.raises(SystemExit):
         train('sounds-cnn', sounds, tmp_path / 'cv', fold='all')
     assert (
@@ -173,7 +180,7 @@ def test_its_own_split(photos, tmp_path, capsys):
     reason='INSTRUMENTS_WEIGHTS names no folder of pretrained weights',
 )
 def test_few_sounds_from_real_weights(tmp_path):
-    "Eight short clips a class are enough to tell three tones from each other: small batches and a short average see to that"
+    "Eight short clips a class tell three tones apart, by small batches and a short average"
     rng, d = np.random.default_rng(1), tmp_path / 'tones'
     for c, hz in PITCH.items():
         (d / c).mkdir(parents=True)

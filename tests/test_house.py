@@ -1,9 +1,16 @@
 """How the repository hangs together: what no single notebook can see."""
 
-import ast, builtins, dis, importlib, json, re, subprocess
+import ast
+import builtins
+import dis
+import importlib
+import json
+import re
+import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 from types import CodeType
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +57,7 @@ def imported(src, lib=LIB):
 
 
 def upward(order, sources):
-    "Pairs (module, what it imports) that go against `order`, the modules from the top of the table to its bottom"
+    "Pairs (module, what it imports) that go against `order`, from the first module to the last"
     return [
         (m, i)
         for m, src in sources.items()
@@ -60,7 +67,7 @@ def upward(order, sources):
 
 
 def unknown(code, known):
-    "Names that code looks up in its module and that are not there: a notebook had them, its module has not"
+    "Names that code looks up in its module and that only its notebook had"
     own = {
         i.argval for i in dis.get_instructions(code) if i.opname in ('LOAD_GLOBAL', 'LOAD_NAME')
     } - {*known, *dir(builtins), '__annotations__'}
@@ -88,7 +95,10 @@ def test_modules_know_their_names(path):
 
 
 def test_upward_imports_are_seen():
-    src = f'from {LIB}.data import x\ndef f():\n    from .app import main\n    from . import app\n    import {LIB}.app as a, os'
+    src = (
+        f'from {LIB}.data import x\ndef f():\n    from .app import main\n'
+        f'    from . import app\n    import {LIB}.app as a, os'
+    )
     assert imported(src) == {'data', 'app'}
     assert upward(['data', 'training', 'app'], {'training': src}) == [('training', 'app')]
 

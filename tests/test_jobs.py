@@ -2,8 +2,12 @@
 
 import time
 from dataclasses import replace
-import psutil, pytest
-import instruments_nbdev.experiments as E, instruments_nbdev.training as T
+
+import psutil
+import pytest
+
+import instruments_nbdev.experiments as E
+import instruments_nbdev.training as T
 from instruments_nbdev.experiments import cross_validate
 from instruments_nbdev.model import TrainingError
 from processes import KILLED, end, run, start, train
@@ -42,7 +46,9 @@ def test_parallel_jobs_killed_and_gone_on_with(tiny, items, tmp_path, monkeypatc
             w.kill()
     wait_for(lambda: not any(map(running, workers)), 20, 'killed jobs still run')
 
-    made = lambda: {f: f.stat().st_mtime_ns for f in out.glob('fold*/run.json')}
+    def made():
+        return {f: f.stat().st_mtime_ns for f in out.glob('fold*/run.json')}
+
     before = made()
     print(f'killed after {len(before)} of 5 runs')
     assert len(before) < 5 and not (out / 'run.json').exists()

@@ -1,8 +1,13 @@
-"""Links in the notebooks' prose and in the Markdown files: what is in the repository must be there, what is outside is only read for its form."""
+"""Links in the notebooks' prose and in the Markdown files.
 
-import json, re
+What is in the repository must be there; an address outside is only read for its form.
+"""
+
+import json
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,15 +90,15 @@ def fault(link, page):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    wrong = {l: why for l in links(prose(page)) if (why := fault(l, page))}
+    wrong = {link: why for link in links(prose(page)) if (why := fault(link, page))}
     assert not wrong
 
 
 @pytest.mark.parametrize('page', [p for p in PAGES if p.suffix == '.ipynb'], ids=lambda p: p.stem)
 def test_a_badge_opens_its_own_notebook(page):
-    assert {
-        Path(l).name for l in links(prose(page)) if 'colab.research' in l and l.endswith('.ipynb')
-    } <= {page.name}
+    badges = [link for link in links(prose(page)) if 'colab.research' in link]
+    opened = {Path(link).name for link in badges if link.endswith('.ipynb')}
+    assert opened <= {page.name}
 
 
 def test_faults_are_seen(tmp_path):
@@ -127,7 +132,10 @@ def test_faults_are_seen(tmp_path):
 
 
 def test_links_are_found():
-    md = '[a](b.md "t") ![c](d.png) [![e](f)](g) <https://h.org> <a href="i">\n[j]: k\n`[no](no)` ``[no `x`](no)``\n```\n[no](no)\n```\n[]()'
+    md = (
+        '[a](b.md "t") ![c](d.png) [![e](f)](g) <https://h.org> <a href="i">\n[j]: k\n'
+        '`[no](no)` ``[no `x`](no)``\n```\n[no](no)\n```\n[]()'
+    )
     assert links(md) == ['b.md', 'd.png', 'f', 'g', 'https://h.org', 'i', 'k', '']
     assert {'a-b', 'a-b-1', '2-cs', 'cs', 'x.y', 'xy', 'd'} == slugs(
         '# A `b`\n## A b\n### 2 C’s\n# X.Y\n```\n# no\n```\n## [D](e)\n'

@@ -1,9 +1,12 @@
-"""A training that is killed with SIGKILL, at any moment and any number of times, ends as if nothing had happened."""
+"""A training killed with SIGKILL, at any moment and any number of times, ends as if unbroken."""
 
 import json
 from dataclasses import replace
-import pytest, torch
+
+import pytest
+import torch
 from safetensors.torch import load_file
+
 from processes import KILLED, dies_before, dies_writing, run, train
 
 AUGMENT = ('audio_transforms.CircularShift', {}), ('audio_transforms.Gain', {})
@@ -41,7 +44,7 @@ def same_run(a, b):
 
 
 def until_done(out, train_with, most=40):
-    "Trains in processes that die one after another, until one gets through; gives the number of kills"
+    "Trains in processes that die one after another, until one gets through: the number of kills"
     for n in range(1, most):
         code = run(train, *train_with(n))
         if whole(out):

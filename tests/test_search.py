@@ -1,13 +1,24 @@
-"""A search that is killed, shared by processes or kept in a database tries the same configurations, each of them once."""
+"""A search that is killed, shared by processes or kept in a database.
 
-import contextlib, json, os, shutil, subprocess, tempfile, time, warnings
-from dataclasses import asdict, replace
+It tries the same configurations as one that is not, each of them once.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+
 import pytest
+
 import instruments_nbdev.experiments as E
-from instruments_nbdev.search import add_space, draw, search, search_record, trials_of
 from instruments_nbdev.model import TrainingError
+from instruments_nbdev.search import add_space, draw, search, search_record
 from processes import CTX, KILLED, dies_before, end, run, start
 from test_commands import as_script
 
@@ -27,7 +38,7 @@ def four(tiny):
 
 
 def searching(recipe, items, out, trap=(), begun=None, trials=8, **kw):
-    "A search in a process of its own; `trap` as in processes.py; a file in `out` for each training it began"
+    "A search in a process; `trap` as in processes.py; a file in `out` for each training it began"
     E.threads_each, fit = lambda _: 1, E.fit
 
     def counted(*args, **kw):
@@ -83,7 +94,7 @@ def test_some_are_pruned_and_nothing_is_left_behind(unbroken):
 
 
 def test_killed_before_its_changes_to_the_disk(four, items, unbroken, tmp_path):
-    "Each process dies before its 5th, 19th, 33rd … change to a file or folder of the search; the next goes on"
+    "Each process dies before its 5th, 19th, 33rd … change to a file or folder; the next goes on"
     out, kills = tmp_path / 'search', 0
     while (
         code := run(searching, four, items, out, trap=(dies_before, 5 + 14 * kills, out))
@@ -161,7 +172,7 @@ def test_a_killed_process_among_two(four, items, tmp_path):
 
 
 def no_server(why):
-    warnings.warn(f'NO TEST WITH A POSTGRESQL SERVER: {why}')
+    warnings.warn(f'NO TEST WITH A POSTGRESQL SERVER: {why}', stacklevel=2)
     pytest.skip(why)
 
 
@@ -177,7 +188,7 @@ def server_programs():
 
 @pytest.fixture(scope='module')
 def postgres():
-    "URL of an empty database on a server of our own, which listens on a socket in a folder of its own"
+    "URL of an empty database on a server of our own, which listens on a socket in a new folder"
     if not (bin := server_programs()):
         no_server('initdb and postgres are not installed')
     try:

@@ -1,8 +1,11 @@
 """The store of decoded sounds: two processes build it at once, or one is killed half-way."""
 
-from itertools import count
 import shutil
-import numpy as np, pytest
+from itertools import count
+
+import numpy as np
+import pytest
+
 from instruments_nbdev.storage import decode, sound_store
 from processes import CTX, KILLED, dies_before, dies_reading, end, run, start
 
@@ -16,8 +19,11 @@ def build(paths, cache, trap=(), gate=None):
 
 
 def right(paths, cache, n=1):
-    "The store opens as it is, holds the samples of its files, and there is nothing but the `n` stores"
-    stamps = lambda: {p: p.stat().st_mtime_ns for p in cache.rglob('*.i16')}
+    "The store opens as it is, holds the samples of its files; there are only the `n` stores"
+
+    def stamps():
+        return {p: p.stat().st_mtime_ns for p in cache.rglob('*.i16')}
+
     before, store = stamps(), sound_store(paths, 8000, cache=cache, progress=False)
     assert len(before) == n and stamps() == before, 'built again'
     assert not [p.name for p in cache.rglob('*') if 'tmp' in p.name]
@@ -32,7 +38,7 @@ def paths(items):
 
 @pytest.mark.parametrize('names', ['the same', 'another'])
 def test_two_processes_build_one_store_at_once(names, paths, tmp_path):
-    "Also when the second has the same sounds in another folder: both decode, and meet where the store is moved into place"
+    "Also from another folder with the same sounds: they meet where the store is moved into place"
     (tmp_path / 'copy').mkdir()
     copies = [shutil.copy(p, tmp_path / 'copy') for p in paths] if names == 'another' else paths
     gate, cache = CTX.Barrier(2), tmp_path / 'cache'

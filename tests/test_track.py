@@ -1,10 +1,12 @@
 """Tracked runs in processes of their own: all of them tracked, none held up."""
 
 from dataclasses import replace
+
 import pytest
-from instruments_nbdev.synthesis import synthesize
+
 from instruments_nbdev.data import gtzan
 from instruments_nbdev.gtzan_mlp_cnn import grid_recipes, run_grid
+from instruments_nbdev.synthesis import synthesize
 
 pytest.importorskip('wandb', reason='pip install "instruments_nbdev[track]"')
 

@@ -1,17 +1,25 @@
-"""The real pretrained weights, where they are at hand ($INSTRUMENTS_WEIGHTS): every name finds its place, and the answers are the authors'"""
+"""The real pretrained weights, where $INSTRUMENTS_WEIGHTS names them.
 
-import json, os, warnings
+Every name finds its place, and the answers are the authors'.
+"""
+
+import json
+import os
+import warnings
 from pathlib import Path
-import pytest, torch
-from instruments_nbdev.model import Classifier, Recipe, build, load_model, save_model
-from instruments_nbdev.transfer import MN, MN_FRONT_END, ImageNet, weights_file
+
+import pytest
+import torch
+
+from instruments_nbdev.model import Classifier, Recipe, load_model, save_model
+from instruments_nbdev.transfer import MN_FRONT_END, ImageNet
 
 HERE = Path(os.environ.get('INSTRUMENTS_WEIGHTS') or 'nowhere')
 
 
 def needs(name):
     if not (HERE / name).is_file():
-        warnings.warn(f'{name} is not in INSTRUMENTS_WEIGHTS: its strict check is left out')
+        warnings.warn(f'{name} is not in INSTRUMENTS_WEIGHTS: no strict check', stacklevel=2)
         pytest.skip(f'{name} is not here')
 
 
