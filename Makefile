@@ -48,6 +48,6 @@ $(VENV)/.installed: settings.ini setup.py constraints.txt
 	@test -x $(BIN)/pip || { echo "Making $(VENV) with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear $(VENV); }
 	@echo "Installing the tested versions into $(VENV) (some minutes the first time: PyTorch is large)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null || echo "uv cannot be had here: pip does the work"
-	@{ test -x $(BIN)/uv && $(BIN)/uv pip install --python $(BIN)/python $$(test -t 2 || echo --quiet) -e '.[dev]' -c constraints.txt; } \
+	@{ test -x $(BIN)/uv && $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $$(test -t 2 || echo --quiet) -e '.[dev]' -c constraints.txt; } \
 	 || $(BIN)/python -m pip install $$(test -t 1 || echo --quiet) --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@

@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
 LICENCES = {'apache2': 'Apache-2.0', 'mit': 'MIT', 'bsd3': 'BSD-3-Clause'}
 STATUSES = {
@@ -62,7 +62,7 @@ setup(
     python_requires=f'>={settings["min_python"]}',
     install_requires=settings['requirements'].split(),
     extras_require=read_extras(settings),
-    packages=find_packages(include=[lib, f'{lib}.*']),
+    packages=[lib, f'{lib}.models'],  # models/ holds files only, no modules
     package_data={lib: ['**/*.safetensors', '**/*.json', '**/*.md']},
     entry_points={
         'console_scripts': settings['console_scripts'].split(),

@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 if 'google.colab' in sys.modules:
-    if not os.path.exists('../settings.ini'):  # not yet in the repository's folder nbs/
+    here = os.path.abspath('instruments_nbdev')
+    home = os.environ.setdefault('INSTRUMENTS_HOME', here)  # the same if the cell is run again
+    if not os.path.exists(home):
         github = 'https://github.com/instruments-nbdev/instruments_nbdev'
         repo = os.environ.get('INSTRUMENTS_REPO', github)
-        if not os.path.exists('instruments_nbdev'):
-            print('Fetching', repo)
-            subprocess.run(['git', 'clone', '--depth=1', repo, 'instruments_nbdev'], check=True)
-        os.chdir('instruments_nbdev/nbs')
-    sys.path.insert(0, os.path.abspath('..'))
-    runpy.run_path('../.ci/colab_install.py', run_name='__main__')
+        print('Fetching', repo)
+        subprocess.run(['git', 'clone', '--depth=1', repo, home], check=True)
+    sys.path.insert(0, home)
+    os.chdir(f'{home}/nbs')
+    runpy.run_path(f'{home}/.ci/colab_install.py', run_name='__main__')

@@ -10,6 +10,10 @@ anywhere leads to itself.
 """
 
 import argparse
+import ast
+import base64
+import inspect
+import io
 import json
 import posixpath
 import re
@@ -17,6 +21,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from fastcore import docments
+from nbdev import quarto, serve
+from nbdev.config import get_config
+from nbdev.processors import FilterDefaults
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESSED = ROOT / '_proc'
@@ -34,32 +44,58 @@ def join(lines):
     return ''.join(lines)
 
 
-def read_page(path):
-    return json.loads(path.read_text(encoding='utf-8'))
-
-
 # --- what nbdev makes ---
-def process(workers):
-    "What `nbdev_proc_nbs` does, less its installing of Quarto and of this package"
-    from nbdev import quarto
+def has_only_imports(cell):
+    statements = cell.parsed_() or []
+    return all(isinstance(statement, (ast.Import, ast.ImportFrom)) for statement in statements)
 
+
+def run_only_definitions(cell):
+    """Keeps nbdev from running a cell that imports and also does something else.
+
+    It runs cells to show signatures, which need exported code and imports only. What else a cell
+    does may rest on a cell that was not run.
+    """
+    is_shown = cell.directives_.keys() & {'export', 'exports', 'exporti', 'exec_doc'}
+    if cell.cell_type != 'code' or is_shown or 'show_doc(' in cell.source:
+        return
+    if not has_only_imports(cell):
+        cell.directives_['eval:'] = ['false']
+
+
+def signature(symbol, **kwargs):
+    "That of inspect, except that a type which nobody has imported yet stays a name"
+    try:
+        return inspect.signature(symbol, **kwargs)
+    except NameError:
+        return inspect.signature(symbol)
+
+
+class PageFilter(FilterDefaults):
+    "nbdev's processors of a page, which run no test"
+
+    def base_procs(self):
+        processors = super().base_procs()
+        names = [processor.__name__ for processor in processors]
+        processors.insert(names.index('exec_show_docs'), run_only_definitions)
+        return processors
+
+
+def process():
+    "What `nbdev_proc_nbs` does, in this process, less its installing of Quarto and this package"
     shutil.rmtree(PROCESSED, ignore_errors=True)
     quarto._ensure_quarto = lambda: None
-    quarto.nbdev_proc_nbs.__wrapped__(n_workers=workers)
+    serve.FilterDefaults = PageFilter
+    docments.signature = signature
+    quarto.nbdev_proc_nbs.__wrapped__(n_workers=0)
 
 
 def site_address():
-    from nbdev.config import get_config
-
     config = get_config()
     return f'{config.doc_host}{config.doc_baseurl}/'
 
 
 # --- what a page holds ---
-def page_paths(folder):
-    return sorted(folder.rglob('*.ipynb'))
-
-
 def markdown_of(notebook):
     "The Markdown of each cell and of each output that is shown as Markdown"
     for cell in notebook['cells']:
@@ -100,10 +136,9 @@ def anchors(texts):
 
 
 def html_name(path, notebook):
-    "Where Quarto writes a page, relative to the site: nbdev leaves out the lesson's number"
+    "What Quarto calls a page, in the page's folder: nbdev leaves out the number of a lesson"
     given = OUTPUT_FILE.search(join(notebook['cells'][0]['source']))
-    name = given[1] if given else f'{path.stem}.html'
-    return path.with_name(name).relative_to(PROCESSED).as_posix()
+    return given[1] if given else f'{path.stem}.html'
 
 
 # --- mending ---
@@ -165,14 +200,43 @@ def mend_page(notebook, here, mend):
                 data['text/markdown'] = mend(join(data['text/markdown']), here)
 
 
+# --- figures on white ---
+def is_on_white(png):
+    "Are all corners of a picture white? It is given as in a notebook, in base64."
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
+    right, bottom = picture.width - 1, picture.height - 1
+    corners = [picture.getpixel((x, y)) for x in (0, right) for y in (0, bottom)]
+    return all(min(corner) > 245 for corner in corners)
+
+
+def mark_white_figures(notebook):
+    "Gives cells whose figures are not transparent a class, for which styles.css has a rule"
+    for cell in notebook['cells']:
+        data = [output.get('data', {}) for output in cell.get('outputs', [])]
+        pictures = [join(d['image/png']) for d in data if 'image/png' in d]
+        if any(is_on_white(picture) for picture in pictures):
+            cell['source'] = '#| classes: on-white\n' + join(cell['source'])
+
+
+# --- all together ---
+def read_pages(folder):
+    "Processed notebooks by their place on the site, such as reference/files.html"
+    pages = {}
+    for path in sorted(folder.rglob('*.ipynb')):
+        notebook = json.loads(path.read_text(encoding='utf-8'))
+        place = path.with_name(html_name(path, notebook)).relative_to(folder).as_posix()
+        pages[place] = path, notebook
+    return pages
+
+
 def mend_pages():
-    "Mends the links of all processed notebooks"
-    notebooks = {path: read_page(path) for path in page_paths(PROCESSED)}
-    names = {path: html_name(path, notebook) for path, notebook in notebooks.items()}
-    anchors_of = {names[path]: anchors(markdown_of(nb)) for path, nb in notebooks.items()}
+    "Mends the links of all processed notebooks, and marks figures that are not transparent"
+    pages = read_pages(PROCESSED)
+    anchors_of = {place: anchors(markdown_of(notebook)) for place, (_, notebook) in pages.items()}
     mend = Mender(site_address(), anchors_of)
-    for path, notebook in notebooks.items():
-        mend_page(notebook, names[path], mend)
+    for place, (path, notebook) in pages.items():
+        mend_page(notebook, place, mend)
+        mark_white_figures(notebook)
         path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1), encoding='utf-8')
 
 
@@ -188,9 +252,8 @@ def render():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--site', action='store_true', help='render the site, to _docs/')
-    parser.add_argument('--workers', type=int, default=2, help='notebooks at a time')
     args = parser.parse_args()
-    process(args.workers)
+    process()
     mend_pages()
     if args.site:
         render()

@@ -8,55 +8,55 @@ __all__ = ['Audit', 'audit', 'show_pairs', 'duplicate_clusters', 'without_repeat
 # %% ../nbs/reference/audit.ipynb #27021641
 import hashlib
 import io
-import matplotlib.pyplot as plt
-import numpy as np
 import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import soundfile as sf
 import soxr
-import time
-from PIL import Image, ImageOps, UnidentifiedImageError
-from collections import Counter
-from dataclasses import dataclass
 from joblib import Parallel, delayed
-from pathlib import Path
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.fft import irfft, irfft2, next_fast_len, rfft, rfft2
 from scipy.ndimage import gaussian_filter, uniform_filter1d
 from scipy.signal import stft
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+
 from .data import DATASETS, data_root
 from .files import PHOTOS
 from .splits import best_constant, one_side
 
 # %% ../nbs/reference/audit.ipynb #31134935
-_FP_SR, _FP_HOP, _FP_BANDS, _FP_SECONDS = 8000, 256, 40, 300
+_FP_SR, _FP_HOP, _FP_BANDS = 8000, 256, 40  # of fingerprints: Hz, samples, bands
+_FP_SECONDS = 300  # of a longer sound only the beginning is compared
 
 
 def _fingerprint(x, sr):
-    "Detail of a sound (T,): log levels (bands, frames) less their running means over one second and nine bands, float32"
-    z = stft(
-        soxr.resample(x, sr, _FP_SR, quality='MQ'), _FP_SR, nperseg=2 * _FP_HOP, boundary=None
-    )[2]
+    "Detail of a sound (T,): log levels (bands, frames), float32, without what is smooth in them"
+    x = soxr.resample(x, sr, _FP_SR, quality='MQ')
+    spectrum = stft(x, _FP_SR, nperseg=2 * _FP_HOP, boundary=None)[2]
     edges = np.unique(np.geomspace(4, _FP_HOP - 6, _FP_BANDS + 1).round().astype(int))
-    power = np.add.reduceat(np.abs(z) ** 2, edges[:-1], axis=0)
+    power = np.add.reduceat(np.abs(spectrum) ** 2, edges[:-1], axis=0)
     level = np.log(power + 1e-6 * power.max() + 1e-12)
-    level -= uniform_filter1d(level, 31, axis=1)
-    level -= uniform_filter1d(level, 9, axis=0)
+    level -= uniform_filter1d(level, 31, axis=1)  # running mean over one second
+    level -= uniform_filter1d(level, 9, axis=0)  # and over nine bands
     return (level / (level.std(1, keepdims=True) + 0.3)).astype('float32')
 
 
-def _unreadable(e):
-    "The fault that a decoder's error tells of, in a few words; in full it would name a stream in memory"
-    why = (
-        'no format that is known'
-        if isinstance(e, UnidentifiedImageError)
-        else getattr(e, 'error_string', None)
-        or getattr(e, 'strerror', None)
-        or str(e)
-        or type(e).__name__
-    )
-    return dict(fault=f'unreadable: {why.splitlines()[0].strip(" .")[:60]}')
+def _unreadable(error):
+    "The fault that a decoder's error tells of, in a few words"
+    if isinstance(error, UnidentifiedImageError):  # its text names a stream in memory
+        why = 'no format that is known'
+    else:
+        why = getattr(error, 'error_string', None) or getattr(error, 'strerror', None)
+        why = why or str(error) or type(error).__name__
+    first_line = why.splitlines()[0].strip(' .')
+    return dict(fault=f'unreadable: {first_line[:60]}')
 
 
 def _sound_facts(path):
@@ -74,344 +74,405 @@ def _sound_facts(path):
         peak=float(np.abs(x).max(initial=0)),
     )
     if not len(x):
-        return facts | dict(fault='empty')
-    return facts | (
-        dict(fault='silent')
-        if facts['peak'] < 1e-4
-        else dict(fingerprint=_fingerprint(x[: _FP_SECONDS * sr], sr))
-        if len(x) > sr / 4
-        else {}
-    )
+        facts['fault'] = 'empty'
+    elif facts['peak'] < 1e-4:
+        facts['fault'] = 'silent'
+    elif len(x) > sr / 4:
+        facts['fingerprint'] = _fingerprint(x[: _FP_SECONDS * sr], sr)
+    return facts
 
 # %% ../nbs/reference/audit.ipynb #015ef8b3
+_THUMB = 192  # pixels, the sides of a thumbnail
+
+
 def _photo_facts(path):
-    "Digest, size, contrast and grey thumbnail (192, 192) of a photo, or the reason why there are none"
+    "Digest, size, contrast and grey thumbnail (192, 192) of a photo, or why there are none"
     try:
         data = Path(path).read_bytes()
-        im = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        thumb = np.asarray(im.convert('L').resize((192, 192), Image.BOX))
+        photo = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        grey = photo.convert('L').resize((_THUMB, _THUMB), Image.BOX)
+        thumb = np.asarray(grey)
     except (OSError, ValueError, Image.DecompressionBombError) as e:
         return _unreadable(e)
     facts = dict(
         digest=hashlib.blake2b(data).hexdigest(),
-        width=im.width,
-        height=im.height,
+        width=photo.width,
+        height=photo.height,
         peak=int(thumb.max()) - int(thumb.min()),
     )
-    return facts | (
-        dict(fault='empty: one colour') if facts['peak'] < 2 else dict(fingerprint=thumb)
-    )
+    if facts['peak'] < 2:
+        facts['fault'] = 'empty: one colour'
+    else:
+        facts['fingerprint'] = thumb
+    return facts
 
 # %% ../nbs/reference/audit.ipynb #f1c84c1b
 _FAR = 62  # frames of 32 ms: two seconds each way
-_ROOM = (
-    2_000_000  # frames of all sounds together: of many long ones only the beginnings are compared
-)
+_ROOM = 2_000_000  # frames of all sounds together; of many long ones the beginnings are compared
 
 
-def _energies(W):
-    "Energy of the first k frames of each fingerprint (N, T+1)"
-    return np.concatenate([np.zeros((len(W), 1)), (W**2).sum(1).cumsum(1)], 1)
+def _energies(fps):
+    "Energy of the first k frames of each fingerprint, (N, frames + 1)"
+    energy = (fps**2).sum(1).cumsum(1)
+    return np.concatenate([np.zeros((len(fps), 1)), energy], 1)
 
 
-def _overlap(E, i, lags):
-    "Product of the energies (I, N, lags) of the parts that overlap at each lag, and where they hold half of both sounds"
-    a, b, T = np.maximum(lags, 0), np.minimum(lags, 0), E.shape[1] - 1
-    ei, ej = E[i][:, T + b] - E[i][:, a], E[:, T - a] - E[:, -b]
-    return ei[:, None] * ej[None], (ei > 0.5 * E[i, -1:])[:, None] & (ej > 0.5 * E[:, -1:])[None]
+def _overlap(energies, rows, lags):
+    "At each lag, of `rows` against all: product of the energies that overlap; is it half of each?"
+    frames = energies.shape[1] - 1
+    late, early = np.maximum(lags, 0), np.minimum(lags, 0)
+    mine, total = energies[rows], energies[:, -1:]
+    energy_a = mine[:, frames + early] - mine[:, late]
+    energy_b = energies[:, frames - late] - energies[:, -early]
+    enough_a, enough_b = energy_a > 0.5 * mine[:, -1:], energy_b > 0.5 * total
+    return energy_a[:, None] * energy_b[None], enough_a[:, None] & enough_b[None]
 
 
-def _sound_scores(fps, block=32):
-    "(N, N) best correlation over offsets of fingerprints (bands, frames), and the offset in frames"
-    T = min(max(f.shape[1] for f in fps), max(_ROOM // len(fps), 2))
-    far = min(_FAR, T - 1)
-    lags, size = np.arange(-far, far + 1), next_fast_len(T + far, True)
-    W = np.stack([np.pad(f[:, :T], ((0, 0), (0, max(T - f.shape[1], 0)))) for f in fps])
-    E, spec = (
-        _energies(W),
-        np.ascontiguousarray(rfft(W, size).astype('complex64').transpose(2, 0, 1)),
-    )  # (frequency, N, bands)
-    score, lag = np.zeros((len(W),) * 2, 'float32'), np.zeros((len(W),) * 2, 'int16')
-    for k in range(0, len(W), block):
-        i = slice(k, k + block)
-        cross = spec[:, i] @ spec.conj().transpose(0, 2, 1)
-        r = irfft(np.ascontiguousarray(cross.transpose(1, 2, 0)), size)[..., lags]
-        energy, enough = _overlap(E, i, lags)
-        r = np.where(enough, r / np.sqrt(np.maximum(energy, 1e-9)), 0)
-        score[i], lag[i] = r.max(-1), lags[r.argmax(-1)]
+def _resized(fp, frames):
+    "A fingerprint cut or filled up with zeros"
+    missing = max(frames - fp.shape[1], 0)
+    return np.pad(fp[:, :frames], ((0, 0), (0, missing)))
+
+
+def _sound_scores(fps, block=32, room=_ROOM):
+    "(N, N) best correlation of fingerprints (bands, frames) over offsets, and its offset in frames"
+    longest = max(fp.shape[1] for fp in fps)
+    frames = min(longest, max(room // len(fps), 2))
+    far = min(_FAR, frames - 1)
+    lags = np.arange(-far, far + 1)
+    size = next_fast_len(frames + far, True)
+    fps = np.stack([_resized(fp, frames) for fp in fps])
+    energies = _energies(fps)
+    spectra = rfft(fps, size).astype('complex64')
+    spectra = np.ascontiguousarray(spectra.transpose(2, 0, 1))  # frequency, N, bands
+    conjugates = spectra.conj().transpose(0, 2, 1)
+    n = len(fps)
+    score, lag = np.zeros((n, n), 'float32'), np.zeros((n, n), 'int16')
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        cross = spectra[:, rows] @ conjugates  # frequency, rows, N
+        products = irfft(np.ascontiguousarray(cross.transpose(1, 2, 0)), size)[..., lags]
+        energy, enough = _overlap(energies, rows, lags)
+        correlation = np.where(enough, products / np.sqrt(np.maximum(energy, 1e-9)), 0)
+        score[rows], lag[rows] = correlation.max(-1), lags[correlation.argmax(-1)]
     return score, lag
 
 # %% ../nbs/reference/audit.ipynb #2289aa9e
-_VIEWS = [(0, 0, 192)] + [
-    (x, y, w)
-    for w in (172, 154)
-    for x in (0, (192 - w) // 2, 192 - w)
-    for y in (0, (192 - w) // 2, 192 - w)
-]
+def _crops():
+    "(left, top, side) of the whole thumbnail and of eighteen crops"
+    crops = [(0, 0, _THUMB)]
+    for side in (172, 154):
+        places = (0, (_THUMB - side) // 2, _THUMB - side)
+        crops += [(x, y, side) for x in places for y in places]
+    return crops
 
 
-def _cut(thumb, view, k):
-    "View `view` of a thumbnail (192, 192) at k x k; those from 19 on are mirrored"
-    x, y, w = _VIEWS[view % len(_VIEWS)]
-    v = np.asarray(
-        Image.fromarray(thumb).resize((k, k), Image.BILINEAR, box=(x, y, x + w, y + w)), 'float32'
-    )
-    return v[:, ::-1] if view >= len(_VIEWS) else v
+_CROPS = _crops()
 
 
-def _views(thumbs, view, k=24):
-    "Unit vectors (N, k*k) of the detail of one view of thumbnails (N, 192, 192)"
-    v = np.stack([_cut(t, view, k) for t in thumbs])
-    v = v - gaussian_filter(v, (0, 2.5, 2.5))
-    v = (v - v.mean((1, 2), keepdims=True)).reshape(len(v), -1)
-    return (v / (np.linalg.norm(v, axis=1, keepdims=True) + 20)).astype('float32')
+def _cut(thumb, view, px):
+    "View `view` of a thumbnail (192, 192) at px x px; those from 19 on are mirrored"
+    x, y, side = _CROPS[view % len(_CROPS)]
+    box = (x, y, x + side, y + side)
+    cut = Image.fromarray(thumb).resize((px, px), Image.BILINEAR, box=box)
+    cut = np.asarray(cut, 'float32')
+    return cut[:, ::-1] if view >= len(_CROPS) else cut
+
+
+def _views(thumbs, view, px=24):
+    "Unit vectors (N, px * px) of the detail of one view of thumbnails (N, 192, 192)"
+    cuts = np.stack([_cut(thumb, view, px) for thumb in thumbs])
+    detail = cuts - gaussian_filter(cuts, (0, 2.5, 2.5))
+    detail = (detail - detail.mean((1, 2), keepdims=True)).reshape(len(cuts), -1)
+    norm = np.linalg.norm(detail, axis=1, keepdims=True)
+    return (detail / (norm + 20)).astype('float32')
 
 
 def _photo_scores(thumbs, rows):
-    "(len(rows), N) best correlation of photos `rows` with all, and the view it was found with; negative: of the other photo"
-    base = _views(thumbs, 0)
-    best, arg = (
-        np.full((len(rows), len(thumbs)), -1, 'float32'),
-        np.zeros((len(rows), len(thumbs)), 'int8'),
-    )
-    for view in range(2 * len(_VIEWS)):
-        u = _views(thumbs, view)
-        for s, k in ((u[rows] @ base.T, view + 1), (base[rows] @ u.T, -view - 1)):
-            better = s > best
-            best[better], arg[better] = s[better], k
-    return best, arg
+    """Best correlation of photos `rows` with all, and the view it was found with.
+
+    Both are (len(rows), N). View v of the first photo is v + 1, view v of the other is -v - 1.
+    """
+    whole = _views(thumbs, 0)
+    score = np.full((len(rows), len(thumbs)), -1, 'float32')
+    found = np.zeros((len(rows), len(thumbs)), 'int8')
+    for view in range(2 * len(_CROPS)):
+        cut = _views(thumbs, view)
+        mine, others = cut[rows] @ whole.T, whole[rows] @ cut.T
+        for new_score, number in ((mine, view + 1), (others, -view - 1)):
+            better = new_score > score
+            score[better], found[better] = new_score[better], number
+    return score, found
 
 # %% ../nbs/reference/audit.ipynb #e8a26958
-def _detail(v):
-    v = v - gaussian_filter(v, 2)
-    v = v - v.mean()
-    return v / (np.linalg.norm(v) + v.size**0.5 / 2)
+def _detail(cut):
+    "What is not smooth in a view, at unit length if it is not faint"
+    cut = cut - gaussian_filter(cut, 2)
+    cut = cut - cut.mean()
+    return cut / (np.linalg.norm(cut) + cut.size**0.5 / 2)
 
 
 def _fine_score(a, b, view):
     "Correlation of the fine detail of two thumbnails, at the best of 81 small shifts"
     if view < 0:
         a, b, view = b, a, -view
-    r = irfft2(rfft2(_detail(_cut(a, view - 1, 96))) * rfft2(_detail(_cut(b, 0, 96))).conj())
-    return float(np.roll(r, (4, 4), (0, 1))[:9, :9].max())
+    spectrum_a, spectrum_b = rfft2(_detail(_cut(a, view - 1, 96))), rfft2(_detail(_cut(b, 0, 96)))
+    correlation = irfft2(spectrum_a * spectrum_b.conj())
+    near = np.roll(correlation, (4, 4), (0, 1))[:9, :9]
+    return float(near.max())
 
 # %% ../nbs/reference/audit.ipynb #ede560c8
+# From which score on two are the same: sounds, sounds under four seconds, photos at 24 and 96 px
 _SAME = dict(sound=0.5, short=0.97, coarse=0.7, photo=0.5)
 _MANY = 10_000  # files; of more only equal bytes are looked for, since pairs grow with the square
 
 
 def _same_bytes(digests):
-    "Pairs (i, j) with equal digests"
-    where = {}
-    for i, d in enumerate(digests):
-        if isinstance(d, str):
-            where.setdefault(d, []).append(i)
-    return {(a, b) for w in where.values() for k, a in enumerate(w) for b in w[k + 1 :]}
+    "Pairs (i, j), i < j, with equal digests"
+    rows = {}
+    for i, digest in enumerate(digests):
+        if isinstance(digest, str):
+            rows.setdefault(digest, []).append(i)
+    pairs = set()
+    for same in rows.values():
+        pairs.update(combinations(same, 2))
+    return pairs
 
 
 def _sound_pairs(fps, seconds):
     "(a, b, score, offset in seconds) of sounds that repeat each other"
-    s, lag = _sound_scores(fps)
+    score, lag = _sound_scores(fps)
     least = np.where(seconds < 4, _SAME['short'], _SAME['sound'])
-    return [
-        (a, b, float(s[a, b]), lag[a, b] * _FP_HOP / _FP_SR)
-        for a, b in np.argwhere(np.triu(s >= np.maximum(least[:, None], least), 1))
-    ]
+    same = np.triu(score >= np.maximum(least[:, None], least), 1)
+    frame = _FP_HOP / _FP_SR
+    return [(a, b, float(score[a, b]), lag[a, b] * frame) for a, b in np.argwhere(same)]
 
 
 def _photo_pairs(thumbs, rows):
     "(a, b, score, 0) of photos that repeat each other, a among `rows`"
-    s, arg = _photo_scores(np.stack(thumbs), rows)
-    near = [
-        (rows[r], c, int(arg[r, c]))
-        for r, c in np.argwhere(s > _SAME['coarse'])
-        if rows[r] != c and not (c in rows and c < rows[r])
-    ]
-    return [
-        (a, b, f, 0.0)
-        for a, b, v in near
-        if (f := _fine_score(thumbs[a], thumbs[b], v)) > _SAME['photo']
-    ]
+    score, view = _photo_scores(np.stack(thumbs), rows)
+    chosen, pairs = set(rows.tolist()), []
+    for row, b in np.argwhere(score > _SAME['coarse']):
+        a = rows[row]
+        if a == b or (b in chosen and b < a):  # a photo itself, or a pair seen already
+            continue
+        fine = _fine_score(thumbs[a], thumbs[b], int(view[row, b]))
+        if fine > _SAME['photo']:
+            pairs.append((a, b, fine, 0.0))
+    return pairs
 
 
-def _find_pairs(facts, kind, rows=None):
-    "Pairs (i, j, score, offset in seconds), i < j, of a table of facts; `rows` limits one side for photos"
-    has = np.flatnonzero(facts.fingerprint.notna()) if 'fingerprint' in facts else np.zeros(0, int)
-    found, t = {(i, j): (1.0, 0.0) for i, j in _same_bytes(facts.digest)}, facts.iloc[has]
-    pos = np.arange(len(has)) if rows is None else np.searchsorted(has, np.intersect1d(has, rows))
-    more = (
-        []
-        if not 1 < len(has) <= _MANY or not len(pos)
-        else _sound_pairs(t.fingerprint.tolist(), t.seconds.to_numpy())
-        if kind == 'sound'
-        else _photo_pairs(t.fingerprint.tolist(), pos)
-    )
-    for a, b, score, offset in more:
-        found.setdefault(
-            tuple(sorted((int(has[a]), int(has[b])))), (min(score, 0.9999), offset)
-        )  # 1 is for equal bytes alone
-    return [(*ij, *found[ij]) for ij in sorted(found)]
+def _similar_pairs(facts, kind, rows, most):
+    "(i, j, score, offset in seconds) of files that sound or look alike"
+    if 'fingerprint' not in facts:
+        return []
+    where = np.flatnonzero(facts.fingerprint.notna())
+    if not 1 < len(where) <= most:
+        return []
+    comparable = facts.iloc[where]
+    fingerprints = comparable.fingerprint.tolist()
+    if kind == 'sound':
+        pairs = _sound_pairs(fingerprints, comparable.seconds.to_numpy())
+    elif rows is None:
+        pairs = _photo_pairs(fingerprints, np.arange(len(where)))
+    else:
+        chosen = np.searchsorted(where, np.intersect1d(where, rows))
+        pairs = _photo_pairs(fingerprints, chosen) if len(chosen) else []
+    return [(int(where[a]), int(where[b]), score, offset) for a, b, score, offset in pairs]
+
+
+def _find_pairs(facts, kind, rows=None, most=_MANY):
+    "(i, j, score, offset in seconds), i < j, of files that repeat; of photos, i or j in `rows`"
+    found = dict.fromkeys(_same_bytes(facts.digest), (1.0, 0.0))
+    for i, j, score, offset in _similar_pairs(facts, kind, rows, most):
+        pair = (min(i, j), max(i, j))
+        if pair not in found:
+            found[pair] = (min(score, 0.9999), offset)  # 1 is for equal bytes alone
+    return [(*pair, *found[pair]) for pair in sorted(found)]
 
 # %% ../nbs/reference/audit.ipynb #e93be65d
+def _is_photo(path):
+    return Path(path).suffix.lower() in PHOTOS
+
+
 def _facts(items, jobs=-1):
-    "A table of facts, a row an item"
-    kind = 'photo' if Path(items.path.iloc[0]).suffix.lower() in PHOTOS else 'sound'
+    "A table of facts, a row an item, and the kind of the items"
+    kind = 'photo' if _is_photo(items.path.iloc[0]) else 'sound'
     read = _photo_facts if kind == 'photo' else _sound_facts
-    rows = (
-        Parallel(jobs, prefer='threads')(delayed(read)(p) for p in items.path)
-        if len(items) > 64
-        else [read(p) for p in items.path]
-    )
-    return pd.DataFrame(rows, index=items.index).reindex(
-        columns=sorted({k for r in rows for k in r} | {'fault', 'digest'})
-    ).astype({'fault': object}), kind
+    if len(items) > 64:
+        rows = Parallel(jobs, prefer='threads')(delayed(read)(path) for path in items.path)
+    else:
+        rows = [read(path) for path in items.path]
+    columns = {'fault', 'digest'}.union(*rows)
+    facts = pd.DataFrame(rows, index=items.index).reindex(columns=sorted(columns))
+    return facts.astype({'fault': object}), kind
 
 
-def _beside_others(facts):
-    "Faults of files that can be read: cut short, or at another rate than most"
+def _faults(facts):
+    "Fault of each file, NaN for none: unreadable, empty, silent, or unlike nearly all others"
     fault = facts.fault.copy()
     if 'sr' not in facts:
         return fault
-    usual, sr = facts.seconds.median(), facts.sr.mode()
-    if (facts.seconds > 0.99 * usual).mean() > 0.9:
-        fault = fault.mask(fault.isna() & (facts.seconds < 0.9 * usual), 'shorter than the others')
-    if (facts.sr == sr.iloc[0]).mean() > 0.9:
-        fault = fault.mask(fault.isna() & (facts.sr != sr.iloc[0]), 'another rate than the others')
+    usual_seconds, usual_sr = facts.seconds.median(), facts.sr.mode().iloc[0]
+    if (facts.seconds > 0.99 * usual_seconds).mean() > 0.9:
+        short = fault.isna() & (facts.seconds < 0.9 * usual_seconds)
+        fault = fault.mask(short, 'shorter than the others')
+    if (facts.sr == usual_sr).mean() > 0.9:
+        other_rate = fault.isna() & (facts.sr != usual_sr)
+        fault = fault.mask(other_rate, 'another rate than the others')
     return fault
 
 # %% ../nbs/reference/audit.ipynb #ed1fa9bb
 @dataclass(repr=False)
 class Audit:
-    "What `audit` found: `faults` (path, fault), `pairs` (a, b, score, offset, label and split of both), and the labels' balance"
+    "What `audit` found; it prints as its summary"
 
-    items: pd.DataFrame
-    kind: str
-    faults: pd.DataFrame
-    pairs: pd.DataFrame
+    items: pd.DataFrame  # what was audited
+    kind: str  # 'sound' or 'photo'
+    faults: pd.DataFrame  # path, fault
+    pairs: pd.DataFrame  # a, b, score, offset, label_a, label_b, crosses (a split), i, j (rows)
     crossing_groups: int  # groups with items in more than one part of the split
 
     def summary(self) -> pd.Series:
-        "Counts of all that was looked for, and the best constant answer"
-        n, p = self.items.label.explode().value_counts(), self.pairs
+        "Counts of all that was looked for, and the majority-class baseline"
+        counts = self.items.label.explode().value_counts()
+        pairs = self.pairs
         label, share = best_constant(self.items.label)
-        faults = Counter(f'files {f.split(":")[0]}' for f in self.faults.fault)
-        return pd.Series(
-            {'items': len(self.items)}
-            | dict(faults)
-            | {
-                'repeated pairs': len(p),
-                'repeated pairs with equal bytes': int((p.score >= 0.99999).sum()),
-                'repeated pairs across a split': int(p.crosses.sum()),
-                'repeated pairs with different labels': int((p.label_a != p.label_b).sum()),
-                'groups across a split': self.crossing_groups,
-                'smallest and largest class': f'{n.min()} and {n.max()}',
-                'best constant answer': f'{label}, {100 * share:.1f} %',
-            },
-            name='found',
-        )
+        other_label = pairs.label_a != pairs.label_b
+        found = {'items': len(self.items)}
+        found |= Counter('files ' + fault.split(':')[0] for fault in self.faults.fault)
+        found |= {
+            'repeated pairs': len(pairs),
+            'repeated pairs with equal bytes': int((pairs.score >= 0.99999).sum()),
+            'repeated pairs across a split': int(pairs.crosses.sum()),
+            'repeated pairs with different labels': int(other_label.sum()),
+            'groups across a split': self.crossing_groups,
+            'smallest and largest class': f'{counts.min()} and {counts.max()}',
+            'majority-class baseline': f'{label}, {100 * share:.1f} %',
+        }
+        return pd.Series(found, name='found')
 
     def __repr__(self):
         return self.summary().to_string()
+
+
+def _label_text(label):
+    return label if isinstance(label, str) else ' '.join(label)
+
+
+def _pairs_table(items, pairs, side):
+    "A table of (i, j, score, offset), best first; `side` of a split of each item, or None"
+    columns = dict(i='int64', j='int64', score='float64', offset='float64')
+    table = pd.DataFrame(pairs, columns=list(columns)).astype(columns)
+    path, label = items.path.to_numpy(), items.label.map(_label_text).to_numpy()
+    table = table.assign(
+        a=path[table.i],
+        b=path[table.j],
+        label_a=label[table.i],
+        label_b=label[table.j],
+        crosses=False if side is None else side.to_numpy()[table.i] != side.to_numpy()[table.j],
+    )
+    table = table['a b score offset label_a label_b crosses i j'.split()]
+    return table.sort_values('score', ascending=False, ignore_index=True)
 
 
 def audit(
     items: pd.DataFrame,  # from `Dataset.items` or `folder_items`
     jobs: int = -1,  # threads; -1: one a core
 ) -> Audit:
-    "Opens every file: unreadable, empty, silent, short; repeats; what crosses a split; class balance"
+    "Opens every file: faults, repeats, what crosses a split, class balance"
     items = items.reset_index(drop=True)
     facts, kind = _facts(items, jobs)
     side = items.get('split', items.get('fold'))
-    rows = np.flatnonzero(items.split != 'train') if kind == 'photo' and 'split' in items else None
-    found = _find_pairs(facts, kind, rows)
-    i, j = [[f[k] for f in found] for k in (0, 1)]
-    label = items.label.map(lambda l: l if isinstance(l, str) else ' '.join(l)).to_numpy()
-    pairs = pd.DataFrame(
-        dict(
-            a=items.path.to_numpy()[i],
-            b=items.path.to_numpy()[j],
-            score=[f[2] for f in found],
-            offset=[f[3] for f in found],
-            label_a=label[i],
-            label_b=label[j],
-            crosses=False if side is None else side.to_numpy()[i] != side.to_numpy()[j],
-            i=i,
-            j=j,
-        )
-    )
-    fault = _beside_others(facts).dropna()
+    # Of many photos those outside the training part are compared with all.
+    has_split = kind == 'photo' and 'split' in items
+    rows = np.flatnonzero(items.split != 'train') if has_split else None
+    fault = _faults(facts).dropna()
+    crossing = 0
+    if side is not None:
+        crossing = int((side.groupby(items.group).nunique() > 1).sum())
     return Audit(
-        items,
-        kind,
-        pd.DataFrame(dict(path=items.path[fault.index], fault=fault)),
-        pairs.sort_values('score', ascending=False, ignore_index=True),
-        0 if side is None else int((side.groupby(items.group).nunique() > 1).sum()),
+        items=items,
+        kind=kind,
+        faults=pd.DataFrame(dict(path=items.path[fault.index], fault=fault)),
+        pairs=_pairs_table(items, _find_pairs(facts, kind, rows), side),
+        crossing_groups=crossing,
     )
 
 # %% ../nbs/reference/audit.ipynb #c0c28c2d
 def _stretch(path, skip, seconds=3.0):
-    "Log spectrogram of a part of a sound, for looking"
+    "Log spectrogram of `seconds` of a sound after the first `skip` seconds, for looking"
     x, sr = sf.read(path, always_2d=True)
     x = soxr.resample(x.mean(1), sr, _FP_SR)
-    x = x[int(max(skip, 0) * _FP_SR) :][: int(seconds * _FP_SR)]
-    return np.log(np.abs(stft(x, _FP_SR, nperseg=256, noverlap=128)[2]) + 1e-3)
+    start = int(max(skip, 0) * _FP_SR)
+    x = x[start : start + int(seconds * _FP_SR)]
+    spectrum = stft(x, _FP_SR, nperseg=256, noverlap=128)[2]
+    return np.log(np.abs(spectrum) + 1e-3)
 
 
-def show_pairs(found: Audit, n: int = 6):
-    "The first `n` repeated pairs, one above the other"
-    t = found.pairs.head(n)
-    fig, axs = plt.subplots(2, max(len(t), 1), figsize=(2.1 * max(len(t), 1), 3.6), squeeze=False)
+def show_pairs(
+    found: Audit,  # from `audit`
+    n: int = 6,  # pairs
+):  # the figure
+    "The first repeated pairs, one above the other, with their scores"
+    import matplotlib.pyplot as plt
+
+    pairs = found.pairs.head(n)
+    columns = max(len(pairs), 1)
+    fig, axs = plt.subplots(2, columns, figsize=(2.1 * columns, 3.8), squeeze=False)
     for ax in axs.flat:
         ax.axis('off')
-    for col, r in zip(axs.T, t.itertuples()):
-        for ax, path, skip in zip(col, (r.a, r.b), (r.offset, -r.offset)):
+    for column, pair in zip(axs.T, pairs.itertuples()):
+        for ax, path, skip in zip(column, (pair.a, pair.b), (pair.offset, -pair.offset)):
             if found.kind == 'photo':
                 ax.imshow(Image.open(path).convert('RGB'))
             else:
                 ax.imshow(_stretch(path, skip), origin='lower', aspect='auto', cmap='magma')
-            ax.set_title('/'.join(Path(path).parts[-2:])[-22:], fontsize=7)
-        col[1].text(
-            0.5, -0.12, f'{r.score:.2f}', transform=col[1].transAxes, ha='center', fontsize=9
-        )
+            ax.set_title('/'.join(Path(path).parts[-2:])[-22:], fontsize=8)
+        text = f'{pair.score:.2f}'
+        column[1].text(0.5, -0.12, text, transform=column[1].transAxes, ha='center')
     fig.tight_layout()
     return fig
 
 # %% ../nbs/reference/audit.ipynb #42e530a8
-def duplicate_clusters(items: pd.DataFrame) -> pd.Series:
-    "Cluster number of each item that repeats another, NaN for the rest; index as `items`"
-    p, n = audit(items).pairs, len(items)
-    comp = connected_components(
-        coo_matrix((np.ones(len(p)), (p.i, p.j)), shape=(n, n)), directed=False
-    )[1]
-    size = np.bincount(comp, minlength=1)[comp]
-    return pd.Series(np.where(size > 1, comp, np.nan), index=items.index)
+def duplicate_clusters(
+    items: pd.DataFrame,  # from `Dataset.items` or `folder_items`
+) -> pd.Series:  # index as `items`
+    "Number of the cluster of each item that repeats another, NaN for the rest"
+    pairs, n = audit(items).pairs, len(items)
+    links = coo_matrix((np.ones(len(pairs)), (pairs.i, pairs.j)), shape=(n, n))
+    cluster = connected_components(links, directed=False)[1]
+    size = np.bincount(cluster, minlength=1)[cluster]
+    return pd.Series(np.where(size > 1, cluster, np.nan), index=items.index)
 
 
 def without_repeats(
     items: pd.DataFrame,  # path, label, group, and `split` or `fold` where there is one
-) -> pd.DataFrame:
-    "Items after which no recording or photo lies on two sides of a split together with its near-duplicate"
+) -> pd.DataFrame:  # a copy, perhaps with fewer items
+    "Items of which no recording or photo lies on another side of a split than its near-duplicate"
     return one_side(items, duplicate_clusters(items))
 
 # %% ../nbs/reference/audit.ipynb #fefe5bcc
 def audit_record(
-    names: list = ('gtzan', 'instruments30', 'esc50', 'irmas_notes'), root: str = None
-) -> dict:
-    "Summary, seconds and pairs (with paths from the set's own folder) of the audits of several data sets"
-    out = {}
+    names: tuple = ('gtzan', 'instruments30', 'esc50', 'irmas_notes'),  # of data sets
+    root: str | None = None,  # folder that holds them; default: see `search_folders`
+) -> dict:  # name -> cores, items, faults, summary, pairs, seconds
+    "Audits of several data sets, with paths from the set's own folder, as JSON can hold them"
+    record = {}
     for name in names:
         start, home = time.time(), data_root(name, root)
         found = audit(DATASETS[name].items(root))
-        rel = lambda p: os.path.relpath(p, home)
-        out[name] = dict(
+        pairs = []
+        for pair in found.pairs.itertuples():
+            a, b = (os.path.relpath(path, home) for path in (pair.a, pair.b))
+            same_label = pair.label_a == pair.label_b
+            pairs.append([a, b, round(pair.score, 3), bool(pair.crosses), same_label])
+        record[name] = dict(
             seconds=round(time.time() - start, 1),
             cores=os.cpu_count(),
             items=len(found.items),
             faults=len(found.faults),
             summary=found.summary().astype(str).to_dict(),
-            pairs=[
-                [rel(r.a), rel(r.b), round(r.score, 3), bool(r.crosses), r.label_a == r.label_b]
-                for r in found.pairs.itertuples()
-            ],
+            pairs=pairs,
         )
-    return out
+    return record

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from .data import DATASETS, Dataset
-from .experiments import seeds_text, trained_on
+from .experiments import seeds_text
 from .model import save_model
 from .recipes import TrainingError, recipe_from
-from .training import Run
+from .report import is_trained_on_synthetic
+from .runs import Run
 
 # %% ../nbs/reference/cards.ipynb #6f65b4ee
 def _same_recipe(record, other):
@@ -151,7 +152,7 @@ def model_card(
     "The model card of a run; `TrainingError` where the record does not measure its model"
     way = _measured_by(run, record)
     figures = record['cv'] if way == 'cv' else record['metrics'][_tested_part(record)]
-    synthetic = any(trained_on(r)['synthetic'] for r in (run.record, record))
+    synthetic = is_trained_on_synthetic(run.record) or is_trained_on_synthetic(record)
     return _CARD.format(
         name=name,
         seed=seeds_text(run.record['seed']),

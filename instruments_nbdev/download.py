@@ -7,18 +7,20 @@ __all__ = ['download', 'unpack', 'fetch']
 
 # %% ../nbs/reference/download.ipynb #0db45e47
 import os
-import pooch
 import re
-import requests
 import shutil
 import stat
 import tarfile
 import tempfile
 import time
 import zipfile
-from filelock import FileLock
 from pathlib import Path, PurePosixPath
+
+import pooch
+import requests
+from filelock import FileLock
 from tqdm import tqdm
+
 from .data import SYNTHETIC, Dataset, find_home, search_folders
 from .files import DataError
 
@@ -31,83 +33,90 @@ class _Cut(requests.RequestException):
 
 
 def _mark(response):
-    "What identifies this version of the file: a strong ETag, or a date; empty where there is neither"
+    "What identifies this version of the file: a strong ETag, or a date; empty if there is neither"
     tag = response.headers.get('ETag', '')
-    return tag if tag and not tag.startswith('W/') else response.headers.get('Last-Modified', '')
+    if tag and not tag.startswith('W/'):
+        return tag
+    return response.headers.get('Last-Modified', '')
 
 
-def _range(part, tag, known):
-    "Headers that ask for what is missing, or for all of it"
-    have, mark = (
-        part.stat().st_size if part.exists() else 0,
-        tag.read_text() if tag.exists() else '',
+def _range(part, mark_file, known):
+    "Request headers that ask for what is missing in the file `part`, or for all of it"
+    headers = {'Accept-Encoding': 'identity'}  # compressed bytes could not be counted
+    have = part.stat().st_size if part.exists() else 0
+    mark = mark_file.read_text() if mark_file.exists() else ''
+    if have and (mark or known):
+        headers['Range'] = f'bytes={have}-'
+        if mark:
+            headers['If-Range'] = mark
+    return headers
+
+
+def _save(response, part, have, total, progress, most):
+    "Appends what the server sends to `part`, which has `have` bytes, or begins it; its size then"
+    bar = tqdm(
+        total=total or None,
+        initial=have,
+        unit='B',
+        unit_scale=True,
+        desc=part.stem,
+        disable=not progress,
     )
-    if not have or not (mark or known):
-        return {'Accept-Encoding': 'identity'}  # compressed bytes could not be counted
-    return {
-        'Accept-Encoding': 'identity',
-        'Range': f'bytes={have}-',
-        **({'If-Range': mark} if mark else {}),
-    }
+    with open(part, 'ab' if have else 'wb') as file, bar:
+        for block in response.iter_content(_BLOCK):
+            file.write(block)
+            bar.update(len(block))
+            have += len(block)
+            if have > most:
+                raise DataError(
+                    f'{response.url} sends more than the {most:,} bytes that are allowed'
+                )
+    return have
 
 
-def _pull(url, part, tag, known, progress, most):
-    "Append to `part` what the server still has to give; `_Cut` if it ends early"
-    with requests.get(url, headers=_range(part, tag, known), stream=True, timeout=60) as r:
-        if r.status_code == 416:
+def _pull(url, part, mark_file, known, progress, most):
+    "Appends to `part` what the server still has to give; `_Cut` if it ends early"
+    headers = _range(part, mark_file, known)
+    with requests.get(url, headers=headers, stream=True, timeout=60) as response:
+        if response.status_code == 416:  # the range is beyond the end
             part.unlink(missing_ok=True)
             raise _Cut('the part does not fit: all of it once more')
-        r.raise_for_status()
-        tag.write_text(_mark(r))
-        have = part.stat().st_size if r.status_code == 206 else 0
-        total = have + int(r.headers.get('Content-Length', 0))
+        response.raise_for_status()
+        mark_file.write_text(_mark(response))
+        have = part.stat().st_size if response.status_code == 206 else 0
+        total = have + int(response.headers.get('Content-Length', 0))
         if total > most:
             raise DataError(
                 f'{url} offers {total:,} bytes, more than the {most:,} that are allowed'
             )
-        bar = tqdm(
-            total=total or None,
-            initial=have,
-            unit='B',
-            unit_scale=True,
-            desc=part.stem,
-            disable=not progress,
-        )
-        with open(part, 'ab' if have else 'wb') as f, bar:
-            for chunk in r.iter_content(_BLOCK):
-                f.write(chunk)
-                bar.update(len(chunk))
-                have += len(chunk)
-                if have > most:
-                    raise DataError(f'{url} sends more than the {most:,} bytes that are allowed')
+        have = _save(response, part, have, total, progress, most)
     if have < total:
         raise _Cut(f'{have:,} of {total:,} bytes')
 
 
-def _hopeless(e):
-    "A plain no, such as 404: asking again would not help"
-    return (
-        isinstance(e, requests.HTTPError)
-        and e.response.status_code < 500
-        and e.response.status_code != 429
-    )
+def _hopeless(error):
+    "Is this a plain no, such as 404? Then asking again would not help"
+    if not isinstance(error, requests.HTTPError):
+        return False
+    status = error.response.status_code
+    return status < 500 and status != 429
 
 
 def _resuming(part, known, progress, most, tries=5):
     "A downloader for pooch that goes on from where it was cut"
 
     def get(url, output_file, _pooch):
-        tag = part.with_name(part.name + '.tag')
+        mark_file = part.with_name(part.name + '.tag')
         for i in range(tries):
             try:
-                _pull(url, part, tag, known, progress, most)
+                _pull(url, part, mark_file, known, progress, most)
                 break
             except requests.RequestException as e:
                 if i == tries - 1 or _hopeless(e):
                     raise
                 time.sleep(min(0.1 * 4**i, 10))
         os.replace(part, output_file)
-        tag.unlink()
+        mark_file.unlink()
 
     return get
 
@@ -119,7 +128,7 @@ def download(
     progress: bool = True,  # show a bar?
     most: int = 20_000_000_000,  # bytes allowed
 ) -> Path:  # `path`
-    "Download a file, resuming where an earlier try was cut; DataError on a failed connection or a wrong hash"
+    "Downloads a file, resuming where an earlier try was cut; `DataError` says why it could not"
     path = Path(path)
     get = _resuming(path.with_name(path.name + '.part'), known, progress, most)
     pooch.get_logger().setLevel('WARNING')  # our bar says enough
@@ -140,51 +149,55 @@ def download(
     return path
 
 # %% ../nbs/reference/download.ipynb #3acfcf14
-def _members(archive):
-    "(name, is it a folder, is it plain, opener) of each member of a zip or tar archive"
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as z:
-            for i in z.infolist():
-                plain = stat.S_IFMT(i.external_attr >> 16) in (
-                    0,
-                    stat.S_IFREG,
-                    stat.S_IFDIR,
-                )  # 0: made on Windows
-                yield i.filename, i.is_dir(), plain, lambda i=i: z.open(i)
-    else:
-        with tarfile.open(archive) as t:
-            for m in t:
-                yield m.name, m.isdir(), m.isfile() or m.isdir(), lambda m=m: t.extractfile(m)
+def _zip_members(archive):
+    "(name, is it a folder, is it plain, function that opens it) of each member of a zip archive"
+    plain_types = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on Windows
+    with zipfile.ZipFile(archive) as z:
+        for info in z.infolist():
+            plain = stat.S_IFMT(info.external_attr >> 16) in plain_types
+            yield info.filename, info.is_dir(), plain, lambda info=info: z.open(info)
+
+
+def _tar_members(archive):
+    "The same of a tar archive"
+    with tarfile.open(archive) as t:
+        for info in t:
+            plain = info.isfile() or info.isdir()
+            yield info.name, info.isdir(), plain, lambda info=info: t.extractfile(info)
 
 
 def _inside(name, archive):
-    "A member's path below the target, as parts; DataError if it would leave it"
+    "A member's path below the target, as parts; `DataError` if it would leave it"
     path = PurePosixPath(name.replace('\\', '/'))
-    if not path.is_absolute() and '..' not in path.parts and not re.match('[A-Za-z]:', name):
-        return path.parts
-    raise DataError(f'{archive.name} is refused: its member {name!r} points out of the folder')
+    on_drive = re.match('[A-Za-z]:', name)
+    if path.is_absolute() or '..' in path.parts or on_drive:
+        raise DataError(f'{archive.name} is refused: its member {name!r} points out of the folder')
+    return path.parts
+
+
+def _copy(source, target, most, archive):
+    "Copies a stream to the file `target`, within `most` bytes; how many are still allowed after it"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source, open(target, 'wb') as out:
+        while chunk := source.read(1 << 20):
+            most -= len(chunk)
+            out.write(chunk)
+            if most < 0:
+                raise DataError(f'{archive.name} is refused: it unpacks to more than is allowed')
+    return most
 
 
 def _extract(archive, into, most_bytes, most_files):
-    "Plain files and folders of an archive, within bounds"
-    for n, (name, folder, plain, open_) in enumerate(_members(archive), 1):
+    "Writes the plain files of an archive below `into`, within bounds"
+    members = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+    for count, (name, is_folder, plain, open_member) in enumerate(members(archive), 1):
         parts = _inside(name, archive)
         if not plain:
             raise DataError(f'{archive.name} is refused: its member {name!r} is a link or a device')
-        if n > most_files:
+        if count > most_files:
             raise DataError(f'{archive.name} is refused: more than {most_files:,} members')
-        if folder or not parts or '__MACOSX' in parts:
-            continue
-        target = into.joinpath(*parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open_() as src, open(target, 'wb') as out:
-            while chunk := src.read(1 << 20):
-                most_bytes -= len(chunk)
-                out.write(chunk)
-                if most_bytes < 0:
-                    raise DataError(
-                        f'{archive.name} is refused: it unpacks to more than is allowed'
-                    )
+        if parts and not is_folder and '__MACOSX' not in parts:
+            most_bytes = _copy(open_member(), into.joinpath(*parts), most_bytes, archive)
 
 
 def unpack(
@@ -193,7 +206,7 @@ def unpack(
     most_bytes: int = 60_000_000_000,  # allowed in all, unpacked
     most_files: int = 200_000,  # allowed in all
 ) -> Path:  # `dest`
-    "Unpack an archive to a folder that appears only when it is whole; DataError for a hostile or broken one"
+    "Unpacks an archive to a folder that appears only when it is whole; `DataError` for a bad one"
     archive, dest = Path(archive), Path(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix='.unpack-') as t:
@@ -204,31 +217,31 @@ def unpack(
         except DataError:
             raise
         except Exception as e:
-            raise DataError(
-                f'{archive.name} cannot be unpacked ({type(e).__name__}: {str(e)[:90]})'
-            ) from e
+            reason = f'{type(e).__name__}: {str(e)[:90]}'
+            raise DataError(f'{archive.name} cannot be unpacked ({reason})') from e
         top = list(new.iterdir())
-        os.replace(top[0] if len(top) == 1 and top[0].is_dir() else new, dest)
+        one_folder = len(top) == 1 and top[0].is_dir()
+        os.replace(top[0] if one_folder else new, dest)
     return dest
 
 # %% ../nbs/reference/download.ipynb #4aa75d3d
 _BY_HAND = dict(
-    instruments30='{name} needs a Kaggle account: sign in, download {url} and put archive.zip as it comes into {dest}, '
-    'then run: instruments_data {name} --fetch{root}',
-    gtzan='{name} needs a Kaggle account, its old address is dead: sign in, download {url} and put archive.zip (or the '
-    'original genres.tar.gz) as it comes into {dest}, then run: instruments_data {name} --fetch{root}',
-    irmas_notes='{name} has no public archive: put your copy, irmas_notes.csv and a folder for each label, into '
-    '{dest}, or make a stand-in: instruments_data {name} --synthesize --root FOLDER',
+    instruments30='{name} needs a Kaggle account: sign in, download {url} and put archive.zip '
+    'as it comes into {dest}, then run: instruments_data {name} --fetch{root}',
+    gtzan='{name} needs a Kaggle account, its old address is dead: sign in, download {url} and put '
+    'archive.zip (or the original genres.tar.gz) as it comes into {dest}, then run: '
+    'instruments_data {name} --fetch{root}',
+    irmas_notes='{name} has no public archive: put your copy, irmas_notes.csv and a folder for '
+    'each label, into {dest}, or make a stand-in: instruments_data {name} --synthesize '
+    '--root FOLDER',
 )
-
-
-def _stem(filename):
-    return re.sub(r'\.(zip|tar|tgz|tar\.gz)$', '', filename)
+_NOT_THE_SET = 'what came for {name} is not in its layout: remove {dest} and try again'
 
 
 def _get_archive(home, url, filename, known, progress):
     "One archive of a data set, unpacked below `home`; nothing happens if it is there already"
-    archive, dest = home / filename, home / _stem(filename)
+    archive = home / filename
+    dest = home / re.sub(r'\.(zip|tar|tgz|tar\.gz)$', '', filename)
     if dest.is_dir() or not (url or archive.is_file()):
         return
     if url:
@@ -240,37 +253,50 @@ def _get_archive(home, url, filename, known, progress):
         archive.unlink()
 
 
+def _get_archives(home, dataset, progress):
+    "All archives of a data set, by one process at a time"
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / '.fetch.lock'):
+        for stale in home.glob('.unpack-*'):
+            shutil.rmtree(stale)  # of a process that was killed
+        for url, filename, known in dataset.files:
+            _get_archive(home, url, filename, known, progress)
+
+
+def _first_home(bases, layout):
+    "The first folder in which a layout begins, or None"
+    for base in bases:
+        home = find_home(base, layout)
+        if home:
+            return home
+    return None
+
+
 def fetch(
-    dataset: Dataset,
-    root=None,  # folder that holds or will hold the folder <name>; default: $INSTRUMENTS_DATA, else the cache
+    dataset: Dataset,  # a data set with its `files`
+    root=None,  # folder that holds or will hold the folder <name>; default: see `search_folders`
     progress: bool = True,  # show a bar?
 ) -> Path:  # where the data lie
-    "Download and unpack what is missing; DataError says exactly what to do where that needs a person"
+    "Downloads and unpacks what is missing; `DataError` says what to do where that needs a person"
     bases = search_folders(dataset.name, root)
-    found = next((h for b in bases if (h := find_home(b, dataset.layout))), None)
-    if mock := next((b for b in bases if (b / SYNTHETIC).is_file()), None):
-        raise DataError(f'{mock} is a synthetic stand-in: give another root')
-    if found and (len(dataset.files) == 1 or not any(url for url, _, _ in dataset.files)):
+    for base in bases:
+        if (base / SYNTHETIC).is_file():
+            raise DataError(f'{base} is a synthetic stand-in: give another root')
+    found = _first_home(bases, dataset.layout)
+    one_archive = len(dataset.files) == 1
+    by_hand = not any(url for url, _, _ in dataset.files)
+    if found and (one_archive or by_hand):
         return found
     home = found or bases[0]
     if found and not home.stat().st_mode & stat.S_IWUSR:
         raise DataError(f'{home} is read-only: give another root')
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / '.fetch.lock'):
-            for stale in home.glob('.unpack-*'):
-                shutil.rmtree(stale)  # of a process that was killed
-            for file in dataset.files:
-                _get_archive(home, *file, progress)
+        _get_archives(home, dataset, progress)
     except OSError as e:
         raise DataError(f'{dataset.name} cannot be fetched to {home}: {e.strerror or e}') from None
-    if found := find_home(home, dataset.layout):
+    found = find_home(home, dataset.layout)
+    if found:
         return found
-    by_hand = _BY_HAND.get(
-        dataset.name, 'what came for {name} is not in its layout: remove {dest} and try again'
-    )
-    raise DataError(
-        by_hand.format(
-            name=dataset.name, url=dataset.url, dest=home, root=f' --root {root}' if root else ''
-        )
-    )
+    sentence = _BY_HAND.get(dataset.name, _NOT_THE_SET)
+    option = f' --root {root}' if root else ''
+    raise DataError(sentence.format(name=dataset.name, url=dataset.url, dest=home, root=option))

@@ -24,7 +24,7 @@ from torch import nn
 
 from .audio_transforms import LogMel, to_float
 from .data import DATASETS
-from .files import DataError, replacing
+from .files import DataError, replacing, write_json
 from instruments_nbdev.graphs import (
     EXTRA,
     draw_graph,
@@ -38,9 +38,9 @@ from .machine import set_speed
 from .model import Classifier, blank_batch, has_plain_sizes, load_model
 from .model_files import bundled, model_path
 from .recipes import Recipe, TrainingError, named
+from .runs import device_name, versions
 from .storage import photo_store, sound_store
 from .timing import take_turns, torch_threads
-from .training import device_name, versions
 from .transfer import MN_FRONT_END
 
 # %% ../nbs/reference/export.ipynb #687f5eb6
@@ -373,8 +373,7 @@ def main(
 ):
     "Measures models as ONNX and writes the record that the page `export` shows"
     record = onnx_record(models.split(',') if models else None, rounds)
-    with replacing(out) as tmp:
-        tmp.write_text(json.dumps(record, indent=1))
+    write_json(out, record)
     for name, m in record['models'].items():
         print(
             f'{name}: {m["onnx_bytes"] / 1e6:.2f} MB, {m["speed"]["1"]["ratio"]:.2f} times the '

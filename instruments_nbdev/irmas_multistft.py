@@ -4,26 +4,22 @@
 
 # %% auto #0
 __all__ = ['GUITARS', 'BANDS', 'NINE', 'merge_guitars', 'merge_probs', 'label_record', 'hold_out', 'BandSpectrogram', 'MultiSTFT',
-           'Fill', 'show_bands', 'Branch', 'MNBranch', 'MultiBranch', 'MixClips', 'Room', 'Colour', 'Speed', 'Pitch',
+           'Fill', 'show_bands', 'Branch', 'MNBranch', 'MultiBranch', 'MixClips', 'Reverb', 'EQ', 'Speed', 'Pitch',
            'EvenLogMel', 'ablations', 'most_prominent', 'with_names', 'write_mixes', 'predict_clips', 'merged',
-           'mix_record', 'ablation_record', 'clip_log', 'show_log', 'try_held_out', 'specialists']
+           'mix_record', 'ablation_record', 'clip_log', 'log_summary', 'try_held_out', 'specialists']
 
 # %% ../nbs/04_irmas_multistft.ipynb #93a393f9
 import math
-import matplotlib.pyplot as plt
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
-import pandas as pd
-import soundfile as sf
 import torch
 import torch.nn.functional as F
-from dataclasses import replace
 from fastcore.basics import patch
-from itertools import product
-from pathlib import Path
-from scipy.fft import next_fast_len
-from tempfile import TemporaryDirectory
 from torch import nn
-from tqdm import tqdm
+
 from instruments_nbdev.audio_transforms import (
     ClipNorm,
     LogMel,
@@ -31,36 +27,18 @@ from instruments_nbdev.audio_transforms import (
     Resample,
     Spectrogram,
     ToDB,
+    fast_length,
     fit_length,
     mel_bank,
     rms,
     to_float,
 )
-from .custom_cnn import conv_bn
-from .data import IRMAS_NAMES, irmas
-from .evaluation import Report, one_hot
-from .files import write_csv
-from .jobs import run_jobs
-from instruments_nbdev.model import (
-    Classifier,
-    Recipe,
-    TrainingError,
-    add_recipe,
-    build,
-    predict_store,
-)
-from .splits import best_constant
-from .storage import decode
-from .training import fit
-from instruments_nbdev.transfer import (
-    MN,
-    MN_FRONT_END,
-    load_into,
-    mn_names,
-    param_groups,
-    read_weights,
-    weights_file,
-)
+from .custom_cnn import conv_bn, try_recipes
+from .labels import label_name
+from .model import Classifier, predict_store
+from .recipes import Recipe, TrainingError, add_recipe, build
+from .transfer import MN, MN_FRONT_END, mn_names, param_groups
+from .weights import load_into, read_weights, weights_file
 
 # %% ../nbs/04_irmas_multistft.ipynb #924eb7b3
 GUITARS = dict(gac='gui', gel='gui')  # two labels of IRMAS as one
@@ -70,74 +48,80 @@ def merge_guitars(
     labels,  # codes, or lists of codes, a row an item
 ) -> list:
     "`labels` with both guitars as `gui`"
-    return [
-        GUITARS.get(l, l) if isinstance(l, str) else sorted({GUITARS.get(k, k) for k in l})
-        for l in labels
-    ]
+    merged = []
+    for label in labels:
+        if isinstance(label, str):
+            merged.append(GUITARS.get(label, label))
+        else:
+            merged.append(sorted({GUITARS.get(code, code) for code in label}))
+    return merged
 
 
 def merge_probs(
     probs,  # (N, C)
     labels: list,  # codes (C,)
 ) -> tuple:  # (N, C-1), codes
-    "Probabilities with both guitars as `gui`, the larger of the two, and the labels that belong to them"
-    p = pd.DataFrame(np.asarray(probs), columns=labels).T.groupby(merge_guitars(labels)).max().T
-    return p.to_numpy(), p.columns.tolist()
+    "Probabilities with both guitars as `gui`, the larger of the two, and their labels"
+    import pandas as pd
+
+    rows = pd.DataFrame(np.asarray(probs).T, index=merge_guitars(labels))
+    merged = rows.groupby(level=0).max()
+    return merged.to_numpy().T, merged.index.tolist()
 
 # %% ../nbs/04_irmas_multistft.ipynb #5d1fba04
-def _constants(labels):
+def _constant_answer(labels):
+    "The best constant answer to clips, its share of right answers, and how often each label occurs"
+    import pandas as pd
+
+    from instruments_nbdev.splits import best_constant
+
     label, share = best_constant(labels)
-    return dict(
-        label=label,
-        share=round(share, 4),
-        counts=pd.Series([l for ls in labels for l in ls]).value_counts().to_dict(),
-    )
+    counts = pd.Series(labels).explode().value_counts()
+    return dict(label=label, share=round(share, 4), counts=counts.to_dict())
 
 
 def label_record(
     root: str = None,  # folder of IRMAS; default: see `data_root`
 ) -> dict:
-    "Of the test clips: how many, by number of labels and by label, and the best constant answer, with the guitars apart and merged"
-    t = irmas.items(root)
-    labels = t.label[t.split == 'test'].tolist()
-    by = pd.Series(map(len, labels)).value_counts().sort_index()
+    "How many labels the test clips have, and the best constant answer, guitars apart and merged"
+    from instruments_nbdev.data import irmas
+
+    items = irmas.items(root)
+    test = items[items.split == 'test']
+    labels = test.label.tolist()
+    sizes = test.label.map(len).value_counts().sort_index()
     return dict(
         n=len(labels),
-        by_number={str(k): int(v) for k, v in by.items()},
-        apart=_constants(labels),
-        merged=_constants(merge_guitars(labels)),
+        by_number={str(size): int(n) for size, n in sizes.items()},
+        apart=_constant_answer(labels),
+        merged=_constant_answer(merge_guitars(labels)),
     )
 
 # %% ../nbs/04_irmas_multistft.ipynb #cbb34e38
 def hold_out(
-    items: pd.DataFrame,  # label, group, split
-    n: int = 4,  # parts into which the groups of each label are dealt
+    items,  # a table: label, group, split
+    n: int = 4,  # parts into which the groups of each label are split
     part: int = 1,  # the one that validates
-    seed: int = 0,  # of the order in which they are dealt
-) -> pd.DataFrame:  # a copy with another `split`
-    "Validation by whole groups of the train part, some of each label; what was valid before is the test"
+    seed: int = 0,  # of the order of the groups
+):  # a copy with another `split`
+    "Validation by whole groups of the train part, some of each label; what was valid is the test"
     t = items.assign(split=items.split.replace('valid', 'test'))
     train = t[t.split == 'train'].sample(frac=1, random_state=seed)
-    sizes = (
-        train.groupby(['label', 'group'], sort=False)
-        .size()
-        .sort_values(ascending=False, kind='stable')
-        .reset_index(name='size')
-    )
-    names = sorted(sizes.label.unique())
-    turn = sizes.label.map(
-        dict(zip(names, np.random.default_rng(seed).integers(n, size=len(names))))
-    )
-    rank, m = (
-        sizes.groupby('label').cumcount() + turn,
-        sizes.groupby('label').group.transform('size'),
-    )
-    chosen = sizes.group[(m > 1) & (rank % m.clip(upper=n) == (part - 1) % m.clip(upper=n))]
-    return t.assign(split=t.split.mask((t.split == 'train') & t.group.isin(chosen), 'valid'))
+    sizes = train.groupby(['label', 'group'], sort=False).size()
+    groups = sizes.sort_values(ascending=False, kind='stable').reset_index(name='size')
+    # the groups of a label go to the parts in turn, the largest first; each label begins elsewhere
+    labels = sorted(groups.label.unique())
+    begin = np.random.default_rng(seed).integers(n, size=len(labels))
+    turn = groups.groupby('label').cumcount() + groups.label.map(dict(zip(labels, begin)))
+    count = groups.groupby('label').group.transform('size')
+    parts = count.clip(upper=n)
+    chosen = groups.group[(count > 1) & (turn % parts == (part - 1) % parts)]
+    validates = (t.split == 'train') & t.group.isin(chosen)
+    return t.assign(split=t.split.mask(validates, 'valid'))
 
 # %% ../nbs/04_irmas_multistft.ipynb #367d8232
 class BandSpectrogram(Spectrogram):
-    "Power (B, M, F) of sound (B, T) from `f_min` up to `f_max`: the bins of the transform, or mel bands"
+    "Power (B, M, F) of sound (B, T) from `f_min` to `f_max`: bins of the transform, or mel bands"
 
     def __init__(
         self,
@@ -149,35 +133,31 @@ class BandSpectrogram(Spectrogram):
         n_mels: int = 0,  # mel bands; 0: the bins as they are
     ):
         super().__init__(n_fft, hop_length)
-        self.sr, self.n_mels, hz = sr, n_mels, torch.arange(n_fft // 2 + 1) * sr / n_fft
-        kept = (
-            ((hz >= f_min) & ((hz < f_max) | (2 * f_max == sr) & (hz == f_max)))
-            .nonzero()
-            .flatten()
-            .tolist()
-        )
+        self.sr = sr
+        self.n_mels = n_mels
+        hz = torch.arange(n_fft // 2 + 1) * sr / n_fft
+        to_the_end = 2 * f_max == sr
+        below = (hz <= f_max) if to_the_end else (hz < f_max)
+        kept = ((hz >= f_min) & below).nonzero().flatten().tolist()
         if not kept or 2 * f_max > sr:
-            raise ValueError(
-                f'no band of a transform of {n_fft} samples at {sr} Hz: {f_min:g} to {f_max:g} Hz'
-            )
-        self.first, self.end, self.hz = kept[0], kept[-1] + 1, hz[kept]
+            what = f'no band of a transform of {n_fft} samples at {sr} Hz'
+            raise ValueError(f'{what}: {f_min:g} to {f_max:g} Hz')
+        self.first, self.end = kept[0], kept[-1] + 1
+        self.hz = hz[kept]
         if n_mels:
-            self.register_buffer(
-                'bank', mel_bank(sr, n_fft, n_mels, f_min, f_max), persistent=False
-            )
-        if n_mels and not self.bank.any(1).all():
-            raise ValueError(
-                f'{n_mels} mel bands from {f_min:g} to {f_max:g} Hz are too many for frames of {n_fft} samples: some hold no bin'
-            )
+            bank = mel_bank(sr, n_fft, n_mels, f_min, f_max)
+            self.register_buffer('bank', bank, persistent=False)
+            if not bank.any(1).all():
+                what = f'{n_mels} mel bands from {f_min:g} to {f_max:g} Hz are too many'
+                raise ValueError(f'{what} for frames of {n_fft} samples: some hold no bin')
 
-    def rows(self, f):
-        s = (
-            torch.fft.rfft(f * self.window)
-            if self.n_mels
-            else torch.fft.rfft(f * self.window)[..., self.first : self.end]
-        )
-        p = torch.view_as_real(s).square().sum(-1)
-        return p @ self.bank.T if self.n_mels else p
+    def rows(self, frames):
+        "Powers (…, M) of frames (…, n_fft)"
+        spectrum = torch.fft.rfft(frames * self.window)
+        if not self.n_mels:
+            spectrum = spectrum[..., self.first : self.end]
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        return power @ self.bank.T if self.n_mels else power
 
 # %% ../nbs/04_irmas_multistft.ipynb #34737135
 BANDS = (
@@ -185,7 +165,17 @@ BANDS = (
     (512, 256, 1000.0, 4000.0),
     (256, 128, 4000.0, 11025.0),
 )  # n_fft, hop_length, f_min, f_max at 22.05 kHz
-NINE = tuple((n, n // 2, lo, hi) for n in (512, 1024, 2048) for _, _, lo, hi in BANDS)
+NINE = tuple((n, n // 2, low, high) for n in (512, 1024, 2048) for _, _, low, high in BANDS)
+
+
+def _even(fill, level):
+    "What brings sounds to one length and one level"
+    steps = []
+    if fill:
+        steps.append(Fill())
+    if level is not None:
+        steps.append(ClipNorm(level=level))
+    return nn.Sequential(*steps)
 
 
 class MultiSTFT(nn.Module):
@@ -197,64 +187,57 @@ class MultiSTFT(nn.Module):
         bands: tuple = BANDS,  # (n_fft, hop_length, f_min, f_max) of each
         n_mels: int = 0,  # mel bands in each; 0: the bins as they are
         top_db: float = 80.0,  # range kept below each clip's maximum in a band
-        ref: tuple = None,  # decibels that become 1, a number a band; None: each clip's maximum there
+        ref: tuple = None,  # decibels that become 1, a number a band; None: each clip's maximum
         fill: bool = False,  # repeat a short sound to the end of the window?
         level: float = None,  # bring each clip to this level in dB first; None: leave it
     ):
         super().__init__()
-        self.top_db, self.ref, self.db = top_db, ref or [None] * len(bands), ToDB(top_db)
+        self.top_db = top_db
+        self.ref = ref or [None] * len(bands)
+        self.db = ToDB(top_db)
         self.even = _even(fill, level)
-        self.specs = nn.ModuleList(BandSpectrogram(sr, *b, n_mels) for b in bands)
+        self.specs = nn.ModuleList(BandSpectrogram(sr, *band, n_mels) for band in bands)
 
     def forward(self, x):
         x = self.even(x)
-        return [self.scale(self.db(s(x)), r) for s, r in zip(self.specs, self.ref)]
+        return [self.scale(self.db(spec(x)), ref) for spec, ref in zip(self.specs, self.ref)]
 
     def scale(self, s, ref):
-        top = (
-            s.amax((1, 2), keepdim=True).clamp(min=-40.0) if ref is None else ref
-        )  # silence has no maximum worth a reference
-        return 1 + (s - top) * 2 / self.top_db
-
-
-def _even(fill, level):
-    return nn.Sequential(*[Fill()] * fill, *[ClipNorm(level=level)] * (level is not None))
+        if ref is None:  # silence has no maximum worth a reference
+            ref = s.amax((1, 2), keepdim=True).clamp(min=-40.0)
+        return 1 + (s - ref) * 2 / self.top_db
 
 # %% ../nbs/04_irmas_multistft.ipynb #d21bbe26
 class Fill(nn.Module):
-    "Sound (B, T), float or int16: silence to which a short one was padded replaced by its repetition"
+    "Sound (B, T), float or int16: a short one is repeated where it was padded with silence"
 
     def forward(self, x):
         t = torch.arange(x.shape[1], device=x.device)
-        n = torch.where(x != 0, t + 1, 0).amax(1).clamp(min=1)  # what is not exactly zero is sound
-        return torch.where(
-            (t < n[:, None]) | (x == 0).all(1, keepdim=True), x, x.gather(1, t % n[:, None])
-        )
+        ends = torch.where(x != 0, t + 1, 0)  # what is not exactly zero is sound
+        n = ends.amax(1).clamp(min=1)[:, None]
+        silent = (x == 0).all(1, keepdim=True)
+        repeated = x.gather(1, t % n)
+        return torch.where((t < n) | silent, x, repeated)
 
 # %% ../nbs/04_irmas_multistft.ipynb #c6400afb
 def show_bands(
     front: MultiSTFT,
     x,  # one sound (T,)
     title: str = '',
-    axs=None,  # an axes a band, lowest first; None: new ones, lowest at the bottom
+    axs=None,  # an axes a band, lowest first; None: new ones
 ):
-    "The spectrograms of one sound over seconds and hertz, the lowest band at the bottom; gives the axes"
+    "Spectrograms of one sound over seconds and hertz, the lowest band at the bottom"
+    import matplotlib.pyplot as plt
+
     if axs is None:
-        axs = plt.subplots(
-            len(front.specs), 1, figsize=(4, 1.5 * len(front.specs)), sharex=True, squeeze=False
-        )[1][::-1, 0]
-    for ax, s, spec in zip(axs, front.specs, front(x[None])):
-        lo, hi = s.hz[0].item(), s.hz[-1].item()
-        end = spec.shape[2] * s.hop_length / s.sr
-        ax.imshow(
-            spec[0],
-            origin='lower',
-            aspect='auto',
-            cmap='magma',
-            vmin=-1,
-            vmax=1,
-            extent=(0, end, lo, hi),
-        )
+        n = len(front.specs)
+        _, axs = plt.subplots(n, 1, figsize=(6, 1.5 * n), sharex=True, squeeze=False)
+        axs = axs[::-1, 0]
+    look = dict(origin='lower', aspect='auto', cmap='magma', vmin=-1, vmax=1)
+    for ax, band, spec in zip(axs, front.specs, front(x[None])):
+        seconds = spec.shape[2] * band.hop_length / band.sr
+        extent = (0, seconds, band.hz[0].item(), band.hz[-1].item())
+        ax.imshow(spec[0], extent=extent, **look)
         ax.set_ylabel('Hz')
     axs[0].set_xlabel('seconds')
     axs[-1].set_title(title)
@@ -262,35 +245,63 @@ def show_bands(
 
 # %% ../nbs/04_irmas_multistft.ipynb #96eb08f7
 class Branch(nn.Module):
-    "A spectrogram (B, M, F) to a vector (B, n_out): a block of 3×3 convolution, batch norm, ReLU and pooling for each of `channels`, then the mean"
+    "A spectrogram (B, M, F) to a vector (B, n_out): blocks with pooling, then the mean"
 
     def __init__(
         self,
-        channels: tuple = (64, 128, 256, 512),
+        channels: tuple = (64, 128, 256, 512),  # of each block
     ):
         super().__init__()
         self.n_out = channels[-1]
-        self.blocks = nn.Sequential(
-            *[
-                nn.Sequential(*conv_bn(i, o), nn.AvgPool2d(2, ceil_mode=True))
-                for i, o in zip((1, *channels), channels)
-            ]
-        )
+        blocks = []
+        for i, o in zip((1, *channels), channels):
+            blocks.append(nn.Sequential(*conv_bn(i, o), nn.AvgPool2d(2, ceil_mode=True)))
+        self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x):
         return self.blocks(x[:, None]).mean((2, 3))
+
+    def groups(self):
+        "The convolutions, a list each; not the batch norms"
+        return [[block[0].weight] for block in self.blocks]
+
+    def load(self, state, name):
+        "Takes CNN14's first convolution of each block from tensors by their names"
+        for k, block in enumerate(self.blocks, 1):
+            key, weight = f'conv_block{k}.conv1.weight', block[0].weight
+            if key not in state:
+                raise TrainingError(f"{name}: these weights are not CNN14's ({key} is missing)")
+            theirs, ours = tuple(state[key].shape), tuple(weight.shape)
+            if theirs != ours:
+                raise TrainingError(f'{name}: {key} has shape {theirs}, the branch needs {ours}')
+            weight.data.copy_(state[key])
 
 
 class MNBranch(nn.Module):
     "A spectrogram (B, M, F) to a vector (B, n_out): the convolutions of `transfer.MN`"
 
-    def __init__(self, width: float = 0.4):
+    def __init__(
+        self,
+        width: float = 0.4,  # of all layers
+    ):
         super().__init__()
         self.features = MN(width).features
         self.n_out = self.features[-1][0].out_channels
 
     def forward(self, x):
         return self.features(x[:, None]).mean((2, 3))
+
+    def groups(self):
+        "All parameters in four lists, from the input on"
+        return param_groups(self.features)
+
+    def load(self, state, name):
+        "Takes all of mn04 but its classifier from tensors by EfficientAT's names"
+        features = {}
+        for key, value in mn_names(state).items():
+            if not key.startswith('classifier.'):
+                features[key.removeprefix('features.')] = value
+        load_into(self.features, features, name)
 
 # %% ../nbs/04_irmas_multistft.ipynb #e84b1a09
 class MultiBranch(nn.Module):
@@ -306,102 +317,55 @@ class MultiBranch(nn.Module):
         n_out: int = 11,
     ):
         super().__init__()
-        self.warm = False
-        self.branches = nn.ModuleList(
-            Branch(channels) if branch == 'conv' else MNBranch() for _ in range(n_in)
-        )
-        sizes = (n_in * self.branches[0].n_out, *hidden)
-        self.fusion = nn.Sequential(
-            *[
-                l
-                for i, o in zip(sizes, hidden)
-                for l in (
-                    nn.Linear(i, o),
-                    nn.BatchNorm1d(o),
-                    nn.ReLU(inplace=True),
-                    nn.Dropout(dropout),
-                )
-            ]
-        )
-        self.out = nn.Linear(sizes[-1], n_out)
+        self.warm = False  # do the branches start from pretrained weights?
+        branches = [Branch(channels) if branch == 'conv' else MNBranch() for _ in range(n_in)]
+        self.branches = nn.ModuleList(branches)
+        widths = (n_in * branches[0].n_out, *hidden)
+        layers = []
+        for i, o in zip(widths, hidden):
+            layers += [nn.Linear(i, o), nn.BatchNorm1d(o)]
+            layers += [nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        self.fusion = nn.Sequential(*layers)
+        self.out = nn.Linear(widths[-1], n_out)
 
     def forward(self, xs):
-        return self.out(self.fusion(torch.cat([b(x) for b, x in zip(self.branches, xs)], 1)))
+        vectors = [branch(x) for branch, x in zip(self.branches, xs)]
+        return self.out(self.fusion(torch.cat(vectors, 1)))
 
 # %% ../nbs/04_irmas_multistft.ipynb #3e8fdf27
 @patch
-def groups(self: Branch):
-    "The convolutions, a list each; not the batch norms"
-    return [[b[0].weight] for b in self.blocks]
-
-
-@patch
-def groups(self: MNBranch):
-    "All parameters in four lists, from the input on"
-    return param_groups(self.features)
-
-
-@patch
 def groups(self: MultiBranch):
-    "Lists of parameters from the input to the head: what was loaded, by depth, then all that is new; one list if nothing was"
-    old = (
-        [[p for g in depth for p in g] for depth in zip(*(b.groups() for b in self.branches))]
-        if self.warm
-        else []
-    )
-    ids = {id(p) for g in old for p in g}
-    return [*old, [p for p in self.parameters() if id(p) not in ids]]
+    "Lists of parameters: what was loaded, by depth, then all that is new; one list if nothing was"
+    old = []
+    if self.warm:
+        for depth in zip(*(branch.groups() for branch in self.branches)):
+            old.append([p for group in depth for p in group])
+    known = {id(p) for group in old for p in group}
+    new = [p for p in self.parameters() if id(p) not in known]
+    return [*old, new]
 
 # %% ../nbs/04_irmas_multistft.ipynb #22d0771f
-@patch
-def load(self: Branch, state, name):
-    "CNN14's first convolution of each block"
-    for k, b in enumerate(self.blocks, 1):
-        key, w = f'conv_block{k}.conv1.weight', b[0].weight
-        if key not in state:
-            raise TrainingError(f'{name}: these weights are not CNN14\'s ({key} is missing)')
-        if state[key].shape != w.shape:
-            raise TrainingError(
-                f'{name}: {key} has shape {tuple(state[key].shape)}, the branch needs {tuple(w.shape)}'
-            )
-        w.data.copy_(state[key])
-
-
-@patch
-def load(self: MNBranch, state, name):
-    "All of mn04 but its classifier"
-    load_into(
-        self.features,
-        {
-            k.removeprefix('features.'): v
-            for k, v in mn_names(state).items()
-            if not k.startswith('classifier.')
-        },
-        name,
-    )
-
-
 @patch
 def load_weights(
     self: MultiBranch,
     name: str,  # `audioset`, or a file of weights
 ):
-    "Starts every branch from the weights of one pretrained network; `TrainingError` when they do not fit"
-    state = read_weights(weights_file(name))[0]
-    for b in self.branches:
-        b.load(state, name)
+    "Starts every branch from one pretrained network; `TrainingError` when the weights do not fit"
+    state, _ = read_weights(weights_file(name))
+    for branch in self.branches:
+        branch.load(state, name)
     self.warm = True
 
 # %% ../nbs/04_irmas_multistft.ipynb #6cb74daf
 class MixClips(RandomTransform):
-    "(x, y) of sounds (B, T) and labels (B, C): each with up to `most`-1 others added; the batch is taken to be shuffled"
+    "(x, y) of sounds (B, T) and labels (B, C), in shuffled order: each with some others added"
 
     def __init__(
         self,
         most: int = 3,  # sounds in a mixture, at most
         lo: float = -10.0,  # least gain of each, in dB, after all have the same level
         hi: float = 0.0,  # largest
-        label: str = 'all',  # 'all': their labels united; 'loudest': the one with the largest gain
+        label: str = 'all',  # 'all': their labels united; 'loudest': that of the largest gain
         p: float = 1.0,  # chance that a clip may be mixed
     ):
         super().__init__(p)
@@ -412,31 +376,30 @@ class MixClips(RandomTransform):
     def draw(self, x):
         n = self.uniform(len(x), 1, min(self.most, len(x)) + 1, neutral=1.0).floor()
         gain = self.uniform(len(x) * self.most, self.lo, self.hi).view(-1, self.most)
-        return (
-            gain.masked_fill(torch.arange(self.most) >= n[:, None], -math.inf),
-        )  # -inf dB: not there
+        absent = torch.arange(self.most) >= n[:, None]
+        return (gain.masked_fill(absent, -math.inf),)
 
     def forward(self, x, y):
-        return self.transform(x, y, *self.draw(x)) if self.training and len(x) else (x, y)
+        if not (self.training and len(x)):
+            return x, y
+        return self.transform(x, y, *self.draw(x))
 
     def transform(self, x, y, gain):
         x, y, gain = to_float(x), y.to(x.device, torch.float32), gain.to(x.device)
-        b = torch.arange(len(x), device=x.device)
-        who = (b[:, None] - torch.arange(self.most, device=x.device)) % len(
-            x
-        )  # (B, most): itself, the one before it, ...
+        n = len(x)
+        # (B, most): each clip itself, the one before it, the one before that ...
+        back = torch.arange(self.most, device=x.device)
+        who = (torch.arange(n, device=x.device)[:, None] - back) % n
         level = rms(x).clamp(min=1e-5)[:, 0]
-        amp = 10 ** (gain / 20)
-        amp = amp / amp.norm(dim=1, keepdim=True)
-        x = (
-            torch.zeros(len(x), len(x), device=x.device).scatter_add_(
-                1, who, amp * level[:, None] / level[who]
-            )
-            @ x
-        )
+        amplitude = 10 ** (gain / 20)
+        amplitude = amplitude / amplitude.norm(dim=1, keepdim=True)
+        weight = amplitude * level[:, None] / level[who]
+        x = torch.zeros(n, n, device=x.device).scatter_add_(1, who, weight) @ x
         if self.label == 'loudest':
-            return x, y[who.gather(1, gain.argmax(1, keepdim=True))[:, 0]]
-        return x, (y[who] * (gain > -math.inf)[..., None]).amax(1)
+            loudest = who.gather(1, gain.argmax(1, keepdim=True))[:, 0]
+            return x, y[loudest]
+        present = gain > -math.inf
+        return x, (y[who] * present[..., None]).amax(1)
 
 # %% ../nbs/04_irmas_multistft.ipynb #84f1c7d9
 def _beside(v, x):
@@ -444,11 +407,12 @@ def _beside(v, x):
 
 
 def _as_loud(y, x):
+    "`y` at the level of `x`"
     return y * (rms(x) / rms(y).clamp(min=1e-5))
 
 
-class Room(RandomTransform):
-    "Sound (B, T) in random rooms, as loud as before: exponentially decaying noise as impulse response"
+class Reverb(RandomTransform):
+    "Sound (B, T) in random rooms, as loud as before: decaying noise as impulse response"
 
     def __init__(
         self,
@@ -463,28 +427,22 @@ class Room(RandomTransform):
         self.sr, self.lo, self.hi, self.wet_lo, self.wet_hi = sr, lo, hi, wet_lo, wet_hi
 
     def draw(self, x):
-        n = len(x)
-        noise = torch.randn(n, int(self.hi * self.sr), generator=self.gen)
-        return (
-            self.uniform(n, self.lo, self.hi),
-            self.uniform(n, self.wet_lo, self.wet_hi, neutral=-math.inf),
-            noise,
-        )
+        noise = torch.randn(len(x), int(self.hi * self.sr), generator=self.gen)
+        seconds = self.uniform(len(x), self.lo, self.hi)
+        wet = self.uniform(len(x), self.wet_lo, self.wet_hi, neutral=-math.inf)
+        return seconds, wet, noise
 
     def transform(self, x, seconds, wet, noise):
         x, noise = to_float(x), noise.to(x.device)
         t = torch.arange(noise.shape[1], device=x.device) / self.sr
-        tail = F.normalize(noise * 10 ** (-3 * t / _beside(seconds, x))) * _beside(
-            10 ** (wet / 20), x
-        )
-        n = next_fast_len(x.shape[1] + len(t), real=True)
-        return _as_loud(
-            x + torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(tail, n), n)[:, : x.shape[1]],
-            x,
-        )
+        decaying = noise * 10 ** (-3 * t / _beside(seconds, x))
+        response = F.normalize(decaying) * _beside(10 ** (wet / 20), x)
+        n = fast_length(x.shape[1] + len(t))
+        echo = torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(response, n), n)
+        return _as_loud(x + echo[:, : x.shape[1]], x)
 
 # %% ../nbs/04_irmas_multistft.ipynb #f26d880c
-class Colour(RandomTransform):
+class EQ(RandomTransform):
     "Sound (B, T) through a random smooth equaliser, as loud as before"
 
     def __init__(
@@ -497,23 +455,22 @@ class Colour(RandomTransform):
         self.sd, self.octaves = sd, octaves
 
     def draw(self, x):
-        return (
-            torch.randn(len(x), self.octaves + 1, generator=self.gen)
-            * self.uniform(len(x), self.sd, self.sd, neutral=0.0)[:, None],
-        )
+        curve = torch.randn(len(x), self.octaves + 1, generator=self.gen)
+        sd = self.uniform(len(x), self.sd, self.sd, neutral=0.0)
+        return (curve * sd[:, None],)
 
-    def transform(self, x, v):
+    def transform(self, x, curve):
         x = to_float(x)
-        s = torch.fft.rfft(x)
-        k = torch.arange(s.shape[1])
-        at = (self.octaves + torch.log2(k.clamp(min=1) / k[-1])).clamp(min=0.0)
-        i = at.long().clamp(max=self.octaves - 1)
-        db = torch.lerp(v[:, i], v[:, i + 1], at - i).to(x.device)
-        return _as_loud(torch.fft.irfft(s * 10 ** (db / 20), x.shape[1]), x)
+        spectrum = torch.fft.rfft(x)
+        k = torch.arange(spectrum.shape[1])
+        octave = (self.octaves + torch.log2(k.clamp(min=1) / k[-1])).clamp(min=0.0)
+        i = octave.long().clamp(max=self.octaves - 1)
+        db = torch.lerp(curve[:, i], curve[:, i + 1], octave - i).to(x.device)
+        return _as_loud(torch.fft.irfft(spectrum * 10 ** (db / 20), x.shape[1]), x)
 
 # %% ../nbs/04_irmas_multistft.ipynb #ec18cd82
 class Speed(RandomTransform):
-    "Sound (B, T) made higher and faster by `lo` to `hi` semitones, like a tape; cut, or repeated from its start"
+    "Sound (B, T) made higher and faster by `lo` to `hi` semitones, like a tape"
 
     def __init__(
         self,
@@ -531,23 +488,22 @@ class Speed(RandomTransform):
         x = to_float(x)
         return torch.stack([self.played(c, s) if s else c for c, s in zip(x, semitones.tolist())])
 
-    def played(self, c, s):
-        y = fit_length(c, next_fast_len(round(len(c) * 2 ** (-s / 12))))
-        return torch.cat([y, y])[: len(c)]
+    def played(self, clip, semitones):
+        "Cut, or repeated from its start"
+        y = fit_length(clip, fast_length(round(len(clip) * 2 ** (-semitones / 12))))
+        return torch.cat([y, y])[: len(clip)]
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8b5f2a0
 class Pitch(nn.Module):
-    "Sounds (B, T), repeated to their end, played at a ratio of their speed, like a tape; cut, or repeated from their start"
+    "Sounds (B, T), repeated to their end, played at a ratio of their speed, like a tape"
 
     def __init__(
         self,
-        ratio: tuple = (
-            5,
-            4,
-        ),  # two small whole numbers: 5, 4 is 1.25 times as fast, four semitones up
+        ratio: tuple = (5, 4),  # small whole numbers: 1.25 times as fast, four semitones up
     ):
         super().__init__()
-        self.fill, self.resample = Fill(), Resample(*ratio)
+        self.fill = Fill()
+        self.resample = Resample(*ratio)
 
     def forward(self, x):
         y = self.resample(self.fill(to_float(x)))
@@ -555,7 +511,7 @@ class Pitch(nn.Module):
 
 # %% ../nbs/04_irmas_multistft.ipynb #f4ee397a
 class EvenLogMel(LogMel):
-    "`LogMel` of sounds (B, T) that are first repeated to the end of the window and brought to one level"
+    "`LogMel` of sounds (B, T) that are first repeated to the end and brought to one level"
 
     def __init__(
         self,
@@ -571,23 +527,28 @@ class EvenLogMel(LogMel):
         return super().forward(self.even(x))
 
 # %% ../nbs/04_irmas_multistft.ipynb #1969ccde
-_STORE = lambda sr: ('storage.sound_store', dict(sr=sr))
-_FILL, _SHIFT = (
-    ('irmas_multistft.Fill', {}),
-    ('audio_transforms.CircularShift', dict(max_share=1.0)),
-)
+def _sounds(sr):
+    return 'storage.sound_store', dict(sr=sr)
+
+
+_FILL = ('irmas_multistft.Fill', {})
 _MIX = ('irmas_multistft.MixClips', dict(most=3, lo=-10.0, hi=0.0))
 
 _S4 = Recipe(
     'irmas-multistft',
-    about='Source S4, model 2.3: published 50.9 % of 2,874 test clips of IRMAS; three STFTs, started from CNN14 where --weights names its file',
+    about='Source S4, model 2.3: published 50.9 % of 2,874 test clips of IRMAS; '
+    'three STFTs, started from CNN14 where --weights names its file',
     data='irmas_notes',
     split='official',
-    store=_STORE(22050),
+    store=_sounds(22050),
     window=66150,
     front_end=('irmas_multistft.MultiSTFT', dict(fill=True)),
     body=('irmas_multistft.MultiBranch', {}),
-    augment=(_FILL, _SHIFT, ('audio_transforms.AddNoise', dict(lo=15.0, hi=40.0, p=0.5))),
+    augment=(
+        _FILL,
+        ('audio_transforms.CircularShift', dict(max_share=1.0)),
+        ('audio_transforms.AddNoise', dict(lo=15.0, hi=40.0, p=0.5)),
+    ),
     mixup=_MIX,
     multi_label=True,
     epochs=20,
@@ -633,28 +594,28 @@ add_recipe(
 _AUDIOSET = dict(
     cel=193, cla=198, flu=196, gac=143, gel=141, org=155, pia=153, sax=197, tru=187, vio=191, voi=27
 )  # its numbers of the eleven instruments
+_RATIOS = ((4, 5), (8, 9), (9, 8), (5, 4))
 add_recipe(
     Recipe(
         'irmas-efficient',
-        about='mn04 from AudioSet, its instruments as the head to begin with, gently fine-tuned on mixtures; irmas_notes, no source on both sides',
+        about='mn04 from AudioSet, its instruments as the head to begin with, '
+        'gently fine-tuned on mixtures; irmas_notes, no source on both sides',
         data='irmas_notes',
         split='official',
-        store=_STORE(32000),
+        store=_sounds(32000),
         window=96000,
         front_end=('irmas_multistft.EvenLogMel', MN_FRONT_END[1]),
         body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()), taps=True)),
         weights='audioset',
         augment=(
             _FILL,
-            (_SHIFT[0], _SHIFT[1] | dict(p=0.5)),
+            ('audio_transforms.CircularShift', dict(max_share=1.0, p=0.5)),
             ('irmas_multistft.Speed', dict(lo=-4.0, hi=4.0, p=0.5)),
-            ('irmas_multistft.Colour', dict(p=0.4)),
-            ('irmas_multistft.Room', dict(p=0.4)),
+            ('irmas_multistft.EQ', dict(p=0.4)),
+            ('irmas_multistft.Reverb', dict(p=0.4)),
             ('audio_transforms.AddNoise', dict(lo=15.0, hi=40.0, p=0.3)),
         ),
-        views=tuple(
-            ('irmas_multistft.Pitch', dict(ratio=r)) for r in ((4, 5), (8, 9), (9, 8), (5, 4))
-        ),
+        views=tuple(('irmas_multistft.Pitch', dict(ratio=ratio)) for ratio in _RATIOS),
         mixup=_MIX,
         multi_label=True,
         schedule='fine_tune',
@@ -675,51 +636,73 @@ add_recipe(
 );
 
 # %% ../nbs/04_irmas_multistft.ipynb #d8770a5f
-def ablations(recipe: Recipe) -> dict:
-    "`recipe` and, under names that say so, without each of its augmentations, without mixing, levelling and filling"
-    without = {
-        a[0].split('.')[1].lower(): dict(augment=tuple(b for b in recipe.augment if b != a))
-        for a in recipe.augment
-        if not a[0].endswith('.Fill')
-    }
-    front = lambda **kw: (recipe.front_end[0], recipe.front_end[1] | kw)
-    without |= dict(
-        mixing=dict(mixup=()),
-        level=dict(front_end=front(level=None)),
-        fill=dict(
-            front_end=front(fill=False),
-            augment=tuple(b for b in recipe.augment if not b[0].endswith('.Fill')),
-        ),
+def _all_but(specs, part):
+    "Specs of parts without one of them"
+    return tuple(spec for spec in specs if spec[0].partition('.')[2] != part)
+
+
+def ablations(recipe: Recipe) -> dict:  # name -> recipe; the whole one comes first
+    "A recipe without each of its augmentations, without mixing, levelling and filling"
+    front_end, arguments = recipe.front_end
+    changes = {}
+    for name, _ in _all_but(recipe.augment, 'Fill'):
+        part = name.partition('.')[2]
+        changes[part.lower()] = dict(augment=_all_but(recipe.augment, part))
+    changes['mixing'] = dict(mixup=())
+    changes['level'] = dict(front_end=(front_end, arguments | dict(level=None)))
+    changes['fill'] = dict(
+        front_end=(front_end, arguments | dict(fill=False)),
+        augment=_all_but(recipe.augment, 'Fill'),
     )
-    return {recipe.name: recipe} | {
-        (n := f'{recipe.name}-no-{k}'): replace(recipe, name=n, **kw) for k, kw in without.items()
-    }
+    found = {recipe.name: recipe}
+    for what, fields in changes.items():
+        name = f'{recipe.name}-no-{what}'
+        found[name] = replace(recipe, name=name, **fields)
+    return found
 
 
 def most_prominent(recipe: Recipe) -> Recipe:
     "`recipe` for one label a clip: softmax, and mixtures named by their loudest sound"
-    mixup = recipe.mixup and (recipe.mixup[0], recipe.mixup[1] | dict(label='loudest'))
+    mixup = recipe.mixup
+    if mixup:
+        mixup = (mixup[0], mixup[1] | dict(label='loudest'))
     return replace(recipe, name=f'{recipe.name}-prominent', multi_label=False, mixup=mixup)
 
 # %% ../nbs/04_irmas_multistft.ipynb #c3721268
 def with_names(
-    t: pd.DataFrame,  # indexed by codes of IRMAS
-) -> pd.DataFrame:
+    t,  # a table indexed by codes of IRMAS
+):
     "`t` with the full name of each instrument as its first column"
-    names = IRMAS_NAMES | dict(gui='guitar')
-    return t.assign(instrument=[names.get(k, k) for k in t.index])[['instrument', *t.columns]]
+    named = t.assign(instrument=[label_name(code) for code in t.index])
+    return named[['instrument', *t.columns]]
 
 # %% ../nbs/04_irmas_multistft.ipynb #1e39e802
 def _voice(rng, path, n, sr):
     "A sound at level 1, cut or repeated to n samples from a random place on"
+    from instruments_nbdev.storage import decode
+
     x = decode(path, sr)[0]
-    x = np.roll(x, -rng.integers(len(x))) if len(x) <= n else x[rng.integers(len(x) - n + 1) :]
-    x = np.resize(x, n)
+    if len(x) > n:
+        start = rng.integers(len(x) - n + 1)
+        x = x[start : start + n]
+    else:
+        start = rng.integers(len(x))
+        x = np.resize(np.roll(x, -start), n)
     return x / max(np.sqrt(np.mean(x**2)), 1e-5)
 
 
+def _mixture(rng, paths, codes, seconds, sr, lo):
+    "A mixture of a random sound of each label, at one level"
+    x = 0
+    for code in codes:
+        gain = 10 ** (rng.uniform(lo, 0) / 20)
+        path = rng.choice(paths[code])
+        x = x + gain * _voice(rng, path, int(seconds * sr), sr)
+    return x * min(0.1 / np.sqrt(np.mean(x**2)), 0.99 / np.abs(x).max())
+
+
 def write_mixes(
-    items: pd.DataFrame,  # path, one label each
+    items,  # a table: path, one label each
     out: str,  # folder to write to
     n: int = 300,  # mixtures
     most: int = 3,  # instruments in one, at most; 1 to `most` in turn
@@ -727,214 +710,206 @@ def write_mixes(
     sr: int = 32000,  # rate in Hz
     lo: float = -6.0,  # least gain of an instrument in dB; the largest is 0
     seed: int = 0,
-) -> pd.DataFrame:  # `irmas.items` of what was written
+):  # `irmas.items` of what was written
     "Mixtures of items of different labels as an IRMAS test set: a WAV and a text each"
+    import soundfile as sf
+    from tqdm import tqdm
+
+    from instruments_nbdev.data import irmas
+
     folder = Path(out) / 'irmas/IRMAS-TestingData-Part1/Part1'
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    paths = {l: sorted(g) for l, g in items.groupby('label').path}
+    paths = {label: sorted(group) for label, group in items.groupby('label').path}
     for i in tqdm(range(n), 'mixing', disable=n < 500):
         codes = rng.choice(sorted(paths), 1 + i % most, replace=False)
-        x = sum(
-            10 ** (rng.uniform(lo, 0) / 20)
-            * _voice(rng, rng.choice(paths[c]), int(seconds * sr), sr)
-            for c in codes
-        )
-        sf.write(
-            folder / f'mix {i:04d}.wav',
-            x * min(0.1 / np.sqrt(np.mean(x**2)), 0.99 / np.abs(x).max()),
-            sr,
-        )
+        x = _mixture(rng, paths, codes, seconds, sr, lo)
+        sf.write(folder / f'mix {i:04d}.wav', x, sr)
         (folder / f'mix {i:04d}.txt').write_text('\n'.join(codes))
     return irmas.items(out)
 
 # %% ../nbs/04_irmas_multistft.ipynb #c28c39e9
 def predict_clips(
     clf: Classifier,
-    items: pd.DataFrame,  # path; label, a list each
+    items,  # a table: path; label, a list each
     pool: str = 'mean',  # of the windows of a clip: 'mean' or 'max'
     cache=None,  # where decoded sounds are kept
     progress: bool = True,  # show a bar?
-) -> Report:
+):  # a `Report`
     "The model's answers to clips of any length, beside the truth"
+    from instruments_nbdev.evaluation import Report, as_list
+
     store = build(clf.recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
-    truth = items.reset_index(drop=True).assign(
-        label=[[l] if isinstance(l, str) else l for l in items.label]
-    )
-    return Report(
-        clf.labels,
-        truth,
-        predict_store(clf, store, progress=progress, pool=pool),
-        pool,
-        getattr(store, 'html', None),
-        clf.summary.get('thresholds'),
-    )
+    truth = items.reset_index(drop=True)
+    truth = truth.assign(label=truth.label.map(as_list))
+    probs = predict_store(clf, store, progress=progress, pool=pool)
+    player = getattr(store, 'html', None)
+    return Report(clf.labels, truth, probs, pool, player, clf.summary.get('thresholds'))
 
 
-def merged(report: Report) -> Report:
+def merged(
+    report,  # a `Report` on labels of IRMAS
+):  # a `Report`
     "`report` with both guitars as one label"
     probs, labels = merge_probs(report.probs, report.labels)
-    t = report.thresholds or {}
-    guitar = {'gui': max(t.get(k, 0.5) for k in GUITARS)}
-    return Report(
-        labels,
-        report.items.assign(label=merge_guitars(report.items.label)),
-        probs,
-        f'{report.name}, guitars merged',
-        report.preview,
-        t | guitar,
+    thresholds = report.thresholds or {}
+    guitar = max(thresholds.get(code, 0.5) for code in GUITARS)
+    return replace(
+        report,
+        labels=labels,
+        items=report.items.assign(label=merge_guitars(report.items.label)),
+        probs=probs,
+        name=f'{report.name}, guitars merged',
+        thresholds=thresholds | dict(gui=guitar),
     )
 
 # %% ../nbs/04_irmas_multistft.ipynb #47a6c4fd
 def mix_record(
     clf: Classifier,
-    items: pd.DataFrame,  # path, one label each: what is mixed
+    items,  # a table: path, one label each; what is mixed
     n: int = 300,  # mixtures
     seed: int = 0,
     **kw,  # most, seconds, lo of `write_mixes`
 ) -> dict:
-    "Figures of `clf` on mixtures of items, its windows pooled by mean and by max, and by the number of instruments in a mixture"
+    "Figures on mixtures of items, pooled by mean and by max, and by the number of instruments"
     with TemporaryDirectory() as tmp:
-        mixes = write_mixes(items, tmp, n, sr=clf.recipe.store[1]['sr'], seed=seed, **kw)
-        found = {p: predict_clips(clf, mixes, p, tmp, progress=False) for p in ('mean', 'max')}
-    size, r = mixes.label.map(len), found['mean']
-    by = {
-        str(k): replace(r, items=r.items[size == k], probs=r.probs[size == k]).metrics
-        for k in sorted(set(size))
-    }
+        sr = clf.recipe.store[1]['sr']
+        mixes = write_mixes(items, tmp, n, sr=sr, seed=seed, **kw)
+        found = {}
+        for pool in ('mean', 'max'):
+            found[pool] = predict_clips(clf, mixes, pool, tmp, progress=False)
+    sizes, report = mixes.label.map(len), found['mean']
+    by_number = {}
+    for size in sorted(set(sizes)):
+        some = sizes == size
+        part = replace(report, items=report.items[some], probs=report.probs[some])
+        by_number[str(size)] = part.metrics
     return dict(
         recipe=clf.recipe.name,
         seed=seed,
-        metrics={p: r.metrics for p, r in found.items()},
-        by_number=by,
+        metrics={pool: r.metrics for pool, r in found.items()},
+        by_number=by_number,
     )
 
 
-def _of_mixtures(run, items, n=300):
-    "Figures of a run on `n` mixtures of what validates"
-    if not n:
-        return {}
-    m = mix_record(run.model, items[items.split == 'valid'], n)['metrics']['mean']
-    return {
-        f'mixtures_{k}': m[v]
-        for k, v in dict(f1='micro_f1', accuracy='accuracy', lrap='lrap').items()
-    }
+def _figures(run, items, n):
+    "Figures of a run on what validates, and on `n` mixtures of it"
+    figures = dict(run.record['metrics']['valid'])
+    if n:
+        mixed = mix_record(run.model, items[items.split == 'valid'], n)['metrics']['mean']
+        for name, key in (('f1', 'micro_f1'), ('accuracy', 'accuracy'), ('lrap', 'lrap')):
+            figures[f'mixtures_{name}'] = mixed[key]
+    return figures
 
 # %% ../nbs/04_irmas_multistft.ipynb #9d44eb27
 def ablation_record(
     recipe: Recipe,
-    items: pd.DataFrame,  # path, one label each, split
-    out,  # folder: a run each; those that are there are not made again
+    items,  # a table: path, one label each, split
+    out: str,  # folder: a run each; those that are there are not made again
     n: int = 300,  # mixtures
     **kw,  # jobs, ... of `run_jobs`, speed, ... of `fit`
 ) -> dict:
-    "Figures of `recipe` and of each of its `ablations` on what validates, and on mixtures of that: a row each"
-    found = ablations(recipe)
-    runs = run_jobs([(r, items, None, 0, Path(out) / k) for k, r in found.items()], **kw)
-    names = ['nothing', *(k.removeprefix(f'{recipe.name}-no-') for k in list(found)[1:])]
-    last = runs[0].record
-    return dict(
-        recipe=last['recipe'],
-        device=last['device'],
-        versions=last['versions'],
-        rows=[
-            dict(without=k) | r.record['metrics']['valid'] | _of_mixtures(r, items, n)
-            for k, r in zip(names, runs)
-        ],
-    )
+    "Figures of a recipe and of its `ablations` on what validates and on mixtures of it: a row each"
+    runs = try_recipes(ablations(recipe), {1: items}, out, **kw)
+    rows = []
+    for (name, _, _), run in runs.items():
+        without = name.removeprefix(recipe.name).removeprefix('-no-') or 'nothing'
+        rows.append(dict(without=without) | _figures(run, items, n))
+    first = next(iter(runs.values())).record
+    return {key: first[key] for key in ('recipe', 'device', 'versions')} | dict(rows=rows)
 
 # %% ../nbs/04_irmas_multistft.ipynb #187ec4cd
 def clip_log(
-    report: Report,  # of `predict_clips`
+    report,  # of `predict_clips`
     csv: str = None,  # write it there
-) -> pd.DataFrame:
+):  # a table
     "A row a clip: file, truth, label, confidence, right, and accuracy so far"
+    import pandas as pd
+
+    from instruments_nbdev.files import write_csv
+
     right = report.right
     so_far = right.cumsum() / (np.arange(len(right)) + 1)
-    t = pd.DataFrame(
-        dict(
-            file=[Path(p).name for p in report.items.path],
-            truth=report.items.label.str.join(' '),
-            label=report.predicted,
-            confidence=report.probs.max(1).round(4),
-            right=right,
-            accuracy=so_far.round(4),
-        )
+    columns = dict(
+        file=[Path(p).name for p in report.items.path],
+        truth=report.items.label.str.join(' '),
+        label=report.predicted,
+        confidence=report.probs.max(1).round(4),
+        right=right,
+        accuracy=so_far.round(4),
     )
+    log = pd.DataFrame(columns)
     if csv:
-        write_csv(t, csv)
-    return t
+        write_csv(log, csv)
+    return log
 
 
-def show_log(
-    log: pd.DataFrame,  # of `clip_log`
+def _full_names(codes):
+    "Names of codes that stand in one text"
+    return ' + '.join(map(label_name, codes.split()))
+
+
+def log_summary(
+    log,  # of `clip_log`
     n: int = 5,  # lines from its end
-):
-    "Prints the last lines of a log and what it comes to"
-    name = lambda codes: ' + '.join(
-        (IRMAS_NAMES | dict(gui='guitar')).get(c, c) for c in codes.split()
-    )
-    for r in log.tail(n).itertuples():
-        print(
-            f'{r.file}: truth {name(r.truth)}; predicted {name(r.label)} ({100 * r.confidence:.0f} %), {"right" if r.right else "wrong"}; so far {100 * r.accuracy:.1f} %'
-        )
+) -> str:  # Markdown
+    "The last lines of a log for people, and what it comes to"
+    from instruments_nbdev.splits import best_constant
+
+    lines = []
+    for clip in log.tail(n).itertuples():
+        said = f'{_full_names(clip.label)} ({100 * clip.confidence:.0f} %)'
+        verdict = 'right' if clip.right else 'wrong'
+        so_far = f'so far {100 * clip.accuracy:.1f} %'
+        truth = _full_names(clip.truth)
+        lines.append(f'- {clip.file}: truth {truth}; predicted {said}, {verdict}; {so_far}')
     label, share = best_constant(log.truth.str.split())
-    print(
-        f'{log.right.sum()} of {len(log)} right: {100 * log.right.mean():.1f} %; always {name(label)}: {100 * share:.1f} %'
-    )
+    total = f'{log.right.sum()} of {len(log)} right: {100 * log.right.mean():.1f} %'
+    lines += ['', f'{total}; always {label_name(label)}: {100 * share:.1f} %']
+    return '\n'.join(lines)
 
 # %% ../nbs/04_irmas_multistft.ipynb #b1bf4f8e
 def try_held_out(
     recipes: dict,  # under names of their own, as `ablations` gives them
-    items: pd.DataFrame,  # path, label, group, split
-    out,  # folder: a run each; those that are there are not made again
+    items,  # a table: path, label, group, split; what is valid in it is left in peace
+    out: str,  # folder: a run each; those that are there are not made again
     parts: tuple = (1, 2),  # of `hold_out`
     seeds: tuple = (0,),
     n: int = 300,  # mixtures of the notes held out; 0: none
     **kw,  # jobs, ... of `run_jobs`, speed, ... of `fit`
-) -> pd.DataFrame:
-    "A row a recipe, part and seed: trained without that part of the sources in train, and tried on its notes and on mixtures of them; what is valid in `items` is left in peace"
-    held = {
-        p: (t := hold_out(items, part=p))[t.split != 'test'].reset_index(drop=True) for p in parts
-    }
-    rows = list(product(recipes, parts, seeds))
-    runs = run_jobs(
-        [(recipes[r], held[p], None, s, Path(out) / f'{r}-part{p}-seed{s}') for r, p, s in rows],
-        **kw,
-    )
-    found = [
-        r.record['metrics']['valid'] | _of_mixtures(r, held[p], n)
-        for r, (_, p, _) in zip(runs, rows)
-    ]
-    return pd.DataFrame(found, pd.MultiIndex.from_tuples(rows, names=['recipe', 'part', 'seed']))
+):  # a table: a row a recipe, part and seed
+    "Trains without a part of the sources in train, and tries on its notes and on mixtures of them"
+    import pandas as pd
+
+    held = {}
+    for part in parts:
+        t = hold_out(items, part=part)
+        held[part] = t[t.split != 'test'].reset_index(drop=True)
+    runs = try_recipes(recipes, held, out, seeds, **kw)
+    rows = [_figures(run, held[part], n) for (_, part, _), run in runs.items()]
+    index = pd.MultiIndex.from_tuples(list(runs), names=['recipe', 'part', 'seed'])
+    return pd.DataFrame(rows, index)
 
 # %% ../nbs/04_irmas_multistft.ipynb #674e5249
 def specialists(
     recipe: Recipe,
-    items: pd.DataFrame,  # path, label, split
+    items,  # a table: path, label, split
     out: str,  # folder: a run a label
     split: str = 'valid',  # the part that is reported
     **kw,  # seed, cache, speed, ... of `fit`
-) -> Report:
-    "A network a label that tells it from all others, and the probabilities that they give, in one report"
+):  # a `Report`
+    "A network a label that tells it from all others, and what all of them say in one report"
+    from instruments_nbdev.evaluation import Report, as_list
+    from instruments_nbdev.training import fit
+
     labels = sorted(items.label.explode().unique())
-    has = pd.DataFrame(one_hot(items.label, labels), columns=labels)
-    runs = [
-        fit(
-            replace(recipe, name=f'{recipe.name}-{l}'),
-            items.assign(label=np.where(has[l], l, 'other')),
-            out=Path(out) / l,
-            **kw,
-        )
-        for l in labels
-    ]
-    reports = [r.report_of(split) for r in runs]
+    probs, thresholds = [], {}
+    for label in labels:
+        has = items.label.map(lambda found, label=label: label in as_list(found))
+        own = items.assign(label=np.where(has, label, 'other'))
+        run = fit(replace(recipe, name=f'{recipe.name}-{label}'), own, out=Path(out) / label, **kw)
+        report = run.report_of(split)
+        probs.append(report.probs[:, report.labels.index(label)])
+        thresholds[label] = (report.thresholds or {}).get(label, 0.5)
     part = items[items.split == split].reset_index(drop=True)
-    thresholds = {l: (r.thresholds or {}).get(l, 0.5) for l, r in zip(labels, reports)}
-    return Report(
-        labels,
-        part,
-        np.stack([r.probs[:, r.labels.index(l)] for l, r in zip(labels, reports)], 1),
-        split,
-        thresholds=thresholds,
-    )
+    return Report(labels, part, np.stack(probs, 1), split, thresholds=thresholds)

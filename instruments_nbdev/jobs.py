@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from .machine import cores
 from .recipes import TrainingError, recipe_from
-from .training import Run, fit, parts_of
+from .runs import Run
+from .training import fit, parts_of
 
 # %% ../nbs/reference/jobs.ipynb #09bdc1a3
 _CORES = min(cores(), torch.get_num_threads())  # as the process begins
@@ -75,7 +76,7 @@ def _client(address):
         why = 'a cluster needs Dask: pip install "instruments_nbdev[cluster]"'
         raise TrainingError(why) from None
     try:
-        client = Client(address, set_as_default=False)
+        client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError):
         raise TrainingError(f'{address}: no Dask scheduler answers there') from None
     if not client.scheduler_info()['workers']:

@@ -7,9 +7,8 @@ import warnings
 import pytest
 from safetensors.torch import load_file
 
-import instruments_nbdev.experiments as E
 from instruments_nbdev.experiments import cross_validate
-from instruments_nbdev.model import TrainingError
+from instruments_nbdev.recipes import TrainingError
 from instruments_nbdev.search import search, search_record
 from test_search import SPACE, steady
 
@@ -32,16 +31,8 @@ def dask(name, *args):
 def cluster(tmp_path_factory):
     "Address of a scheduler with two workers in processes of their own, and the workers"
     f = tmp_path_factory.mktemp('dask') / 'scheduler.json'
-    worker = (
-        'worker',
-        '--scheduler-file',
-        str(f),
-        '--nthreads',
-        '1',
-        '--no-nanny',
-        '--local-directory',
-        str(f.parent),
-    )
+    told = f'worker --nthreads 1 --no-nanny --scheduler-file {f} --local-directory {f.parent}'
+    worker = told.split()
     ps = [
         dask('scheduler', '--host', '127.0.0.1', '--port', '0', '--scheduler-file', str(f)),
         dask(*worker),
@@ -56,70 +47,60 @@ def cluster(tmp_path_factory):
         p.wait(30)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Each run has one here too: the last digit of a sum depends on their number"
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(E, 'threads_each', lambda _: 1)
-        yield
+# One thread for each run: the last digit of a sum depends on their number
+QUIET = dict(threads=1, speed={}, progress=False)
 
 
 @pytest.fixture(scope='module')
-def alone(one_thread, tiny, items, tmp_path_factory):
-    return cross_validate(
-        tiny, items, out=tmp_path_factory.mktemp('alone') / 'cv', speed={}, progress=False
-    )
+def alone(tiny, items, tmp_path_factory):
+    return cross_validate(tiny, items, out=tmp_path_factory.mktemp('alone') / 'cv', **QUIET)
 
 
 def figures(run):
-    return [{k: v for k, v in e.items() if k != 'seconds'} for e in run.record['epochs']], [
-        run.record[k] for k in ('metrics', 'data_hash', 'recipe', 'seed', 'config')
-    ]
+    "What of a record does not depend on the time it took"
+    epochs = [{k: v for k, v in e.items() if k != 'seconds'} for e in run.record['epochs']]
+    return epochs, [run.record[k] for k in ('metrics', 'data_hash', 'recipe', 'seed', 'config')]
 
 
-def same(cv, alone):
+def assert_same(cv, alone):
     assert cv.summary() == alone.summary() and cv.table().equals(alone.table())
     for a, b in zip(cv.runs, alone.runs):
-        x, y = (load_file(r.path / 'model.safetensors') for r in (a, b))
-        assert (
-            x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x) and figures(a) == figures(b)
-        )
+        x, y = (load_file(run.path / 'model.safetensors') for run in (a, b))
+        assert x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x)
+        assert figures(a) == figures(b)
         assert (a.path / 'predictions.csv').read_text() == (b.path / 'predictions.csv').read_text()
 
 
 def test_cross_validation(cluster, alone, tiny, items, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     address, _ = cluster  # a relative folder is one of ours, not of the workers
-    cv = cross_validate(tiny, items, out='cv', cluster=address, speed={}, progress=False)
-    same(cv, alone)
+    assert_same(cross_validate(tiny, items, out='cv', cluster=address, **QUIET), alone)
     assert (tmp_path / 'cv/run.json').exists()
 
 
 def test_search(cluster, tiny, items, tmp_path):
     "Five trials, none of which can be pruned yet"
-    a, b = (
-        search_record(
-            search(tiny, items, SPACE, 5, out=tmp_path / n, speed={}, progress=False, cluster=c)
-        )
-        for n, c in (('a', cluster[0]), ('b', None))
-    )
+    there = search(tiny, items, SPACE, 5, out=tmp_path / 'a', cluster=cluster[0], **QUIET)
+    here = search(tiny, items, SPACE, 5, out=tmp_path / 'b', **QUIET)
+    a, b = search_record(there), search_record(here)
     assert a['counts'] == {'complete': 5} and steady(a) == steady(b)
+
+
+KILLER = """
+import glob, os, time
+while not glob.glob("{out}/.fold*.partial"):
+    time.sleep(.005)
+os.kill({pid}, 9)
+"""
 
 
 def test_a_worker_is_killed(cluster, alone, tiny, items, tmp_path):
     "Its run is made on the other one"
     address, workers = cluster
     out = tmp_path / 'cv'
-    killer = subprocess.Popen(
-        [
-            sys.executable,
-            '-c',
-            'import glob, os, time\n'
-            f'while not glob.glob("{out}/.fold*.partial"): time.sleep(.005)\n'
-            f'os.kill({workers[0].pid}, 9)',
-        ]
-    )
-    same(cross_validate(tiny, items, out=out, cluster=address, speed={}, progress=False), alone)
+    code = KILLER.format(out=out, pid=workers[0].pid)
+    killer = subprocess.Popen([sys.executable, '-c', code])
+    assert_same(cross_validate(tiny, items, out=out, cluster=address, **QUIET), alone)
     assert killer.wait(10) == 0 and workers[0].wait(10) == -9
 
 

@@ -141,6 +141,7 @@ def session(python, folder, remote, sources):
         'PIP_NO_INDEX': '1',
         'PYTHONPATH': '',
     }
+    env.pop('INSTRUMENTS_HOME', None)
     script = ROOT / 'tests/colab_session.py'
     done = subprocess.run(
         [python, script, cells], cwd=folder, env=env, capture_output=True, text=True
@@ -166,7 +167,8 @@ def test_ten_cells_of_a_lesson_run_in_an_empty_folder(remote, python, tmp_path):
 
     # After a restart the session begins in the first folder again; pip has nothing to do.
     cell = colab_lessons.cell_source()
-    again = session(python, content, remote, [cell, cell, where])
+    elsewhere = 'os.chdir("/")'
+    again = session(python, content, remote, [cell, elsewhere, cell, where])
     assert again.count('already installed') == 2
     assert 'Fetching' not in again
     assert f'{checkout}/nbs' in again

@@ -37,9 +37,9 @@ def outcome(model, sound):
 
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1024 if sys.platform == 'linux' else 2**20
-    )  # MB
+    "Most memory that this process has used, MB"
+    unit = 1024 if sys.platform == 'linux' else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 @pytest.fixture(scope='module')
@@ -174,16 +174,17 @@ def forge(model, path, keys, value):
         names = list(f.keys())
         state = {name: f.get_tensor(name) for name in names}
     if keys:
-        part = meta = {
-            k: v for k, v in json.loads(text).items() if k != 'digest'
-        }  # a digest would refuse what the description says
-        for k in keys[:-1]:
-            part = part[k]
+        description = json.loads(text)
+        description.pop('digest', None)  # it would refuse before the description is looked at
+        *above, last = keys
+        part = description
+        for key in above:
+            part = part[key]
         if value is GONE:
-            del part[keys[-1]]
+            del part[last]
         else:
-            part[keys[-1]] = value
-        value = json.dumps(meta)
+            part[last] = value
+        value = json.dumps(description)
     save_file(state, path, metadata={'instruments_nbdev': value})
 
 
@@ -212,11 +213,10 @@ WRONG = [(keys, value) for keys, values in WRONG.items() for value in values]
 
 
 def short(keys, value):
-    return (
-        '.'.join(map(str, keys[1:] or keys))
-        + '='
-        + ('gone' if value is GONE else json.dumps(value)[:20])
-    )
+    "The name of a test"
+    name = '.'.join(map(str, keys[1:] or keys))
+    text = 'gone' if value is GONE else json.dumps(value)[:20]
+    return f'{name}={text}'
 
 
 @pytest.mark.parametrize('keys,value', WRONG, ids=[short(*w) for w in WRONG])
@@ -231,16 +231,17 @@ def test_wrong_descriptions(keys, value, small, said, model, bad):
 @pytest.mark.parametrize('sr', ['x', 0, -8000, 10**12, None])
 def test_wrong_rates(sr, said, model, bad):
     forge(model, bad, (*STORE, 1, 'sr'), sr)
-    assert (words := said()).startswith(('TrainingError', 'ItemError', 'SoundError')) and repr(
-        sr
-    ) in words, words
+    words = said()
+    assert words.startswith(('TrainingError', 'ItemError', 'SoundError')), words
+    assert repr(sr) in words, words
 
 
 def test_a_description_calls_nothing(said, model, bad, tmp_path):
     "No other function of this package is a network: this one would unpack an archive"
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as z:
         z.writestr('a.txt', 'a')
-    call = ['data.unpack', dict(archive=str(tmp_path / 'a.zip'), dest=str(tmp_path / 'trace'))]
+    arguments = dict(archive=str(tmp_path / 'a.zip'), dest=str(tmp_path / 'trace'))
+    call = ['download.unpack', arguments]
     for keys, value in ((FRONT, call), (BODY, call), (('recipe', 'augment_features'), [call])):
         forge(model, bad, keys, value)
         assert refusal(words := said(), bad), words

@@ -7,19 +7,30 @@ import importlib
 import json
 import re
 import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 from types import CodeType
 
+import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 CFG = ConfigParser(delimiters=['='])
 CFG.read(ROOT / 'settings.ini', encoding='utf-8')
 CFG = CFG['DEFAULT']
 LIB = CFG['lib_name']
-PAGES = {'index', '08_design'}  # notebooks that are no module
-NBS = sorted(p for p in (ROOT / 'nbs').glob('*.ipynb') if p.name[0] not in '_.')
+PAGES = {'index', 'design'}  # notebooks that are no module
+NBS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if p.name[0] not in '_.')
+# A module imports from those above it, wherever in its code the import stands.
+ORDER = '''
+    files labels figures machine timing recipes model_files folders splits data synthesis download audit
+    storage audio_transforms photo_transforms evaluation model report
+    learner runs training jobs experiments search_space search cards tracking
+    weights mobilenet custom_cnn transfer irmas_multistft gtzan_mlp_cnn
+    graphs export training_setup app examples answers demo benchmarks races costs
+'''.split()
 
 
 def cells(path):
@@ -105,16 +116,57 @@ def test_upward_imports_are_seen():
 
 def test_imports_point_only_downward():
     sources = {m: exported(p) for p in NBS if (m := module(p))}
-    wrong = upward(list(sources), sources)
-    assert sources and not wrong
+    assert set(sources) == set(ORDER)
+    assert not upward(ORDER, sources)
+
+
+def private_imports(src):
+    "Private names that `src` takes from other modules of the package"
+    found = []
+    for node in ast.walk(ast.parse(src)):
+        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith(f'{LIB}.'):
+            found += [a.name for a in node.names if a.name.startswith('_')]
+    return found
+
+
+@pytest.mark.parametrize('path', [p for p in NBS if module(p)], ids=lambda p: p.stem)
+def test_no_module_takes_private_names_of_another(path):
+    assert private_imports(f'from {LIB}.data import _x, y') == ['_x']
+    assert private_imports(exported(path)) == []
+
+
+HEAVY = ('torchvision', 'timm', 'fastai', 'captum', 'scipy', 'sklearn', 'pandas', 'matplotlib')
+
+
+def loaded_after(code):
+    "Which heavy modules a fresh process has imported after `code`"
+    look = f'import sys; print(*[m for m in {("torch", *HEAVY)} if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', f'{code}; {look}'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split('\n')[-2].split()
+
+
+def test_commands_begin_without_anything_heavy():
+    assert loaded_after(f'import {LIB}.app, {LIB}.demo') == []
+
+
+def test_predicting_one_clip_takes_little(tmp_path):
+    "PyTorch, and nothing that only training, drawing or photos need"
+    soundfile.write(tmp_path / 'tone.wav', np.sin(np.arange(80000) * 0.05), 16000)
+    code = f"""
+from {LIB}.app import find_files
+from {LIB}.model import load_model
+row, = load_model('sounds').predict_rows([{str(tmp_path / 'tone.wav')!r}])
+assert not row['error']"""
+    assert loaded_after(code) == ['torch']
 
 
 @pytest.mark.parametrize('path', [p for p in NBS if p.stem not in PAGES], ids=lambda p: p.stem)
 def test_each_notebook_is_one_module(path):
-    "`02_custom_cnn.ipynb` is `custom_cnn`: begins by saying so and ends with the export"
+    "`02_custom_cnn.ipynb` is `custom_cnn`: it begins by saying so and ends with the export"
     code = [source(c) for c in cells(path) if c['cell_type'] == 'code']
     assert (
-        module(path) == re.sub(r'^\d+[a-z]?_', '', path.stem)
+        module(path) == re.sub(r'^\d+_', '', path.stem)
         and 'default_exp' in code[0]
         and 'nbdev_export()' in code[-1]
     )

@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
-from processes import KILLED, dies_before, dies_writing, run, train
+from instruments_nbdev.runs import FILES
+from instruments_nbdev.training import fit
+from processes import KILLED, dies_before, dies_writing, run
 
 AUGMENT = ('audio_transforms.CircularShift', {}), ('audio_transforms.Gain', {})
 RECIPES = dict(
@@ -16,18 +19,35 @@ RECIPES = dict(
     best=dict(save_best=True, lr=0.5),  # so fast that the best is not the last
     augmented=dict(augment=AUGMENT, mixup=('audio_transforms.WaveMixup', {})),
 )
-FILES = ['model.safetensors', 'predictions.csv', 'report.html', 'run.json']
+
+
+class KeepEachEpoch(Callback):
+    "A checkpoint after each epoch, though these epochs are short"
+
+    order = 61  # before `Checkpoint`
+
+    def after_epoch(self):
+        self.learn.checkpoint.last = 0.0
+
+
+def train(recipe, items, out, trap=(), speed=None):
+    "Goes on where the last training was killed; `trap`: a function of processes.py, its arguments"
+    if trap:
+        trap[0](*trap[1:])
+    kw = dict(resume=True, speed=speed or {}, progress=False, cbs=(KeepEachEpoch(),))
+    fit(recipe, items, out=out, **kw)
 
 
 def record(out):
     return json.loads((out / 'run.json').read_text())
 
 
-def whole(out):
+def is_whole(out):
     "Is there a run at `out`? If so, all of it and nothing else"
-    if out.exists():
-        assert sorted(p.name for p in out.iterdir()) == FILES and record(out)['metrics']
-    return out.exists()
+    if not out.exists():
+        return False
+    assert {p.name for p in out.iterdir()} == set(FILES) and record(out)['metrics']
+    return True
 
 
 def steady(r):
@@ -36,18 +56,18 @@ def steady(r):
     return epochs, [r[k] for k in ('metrics', 'config', 'data_hash', 'recipe', 'seed')]
 
 
-def same_run(a, b):
+def assert_same_run(a, b):
     x, y = (load_file(p / 'model.safetensors') for p in (a, b))
     assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x), 'other weights'
     assert steady(record(a)) == steady(record(b))
     assert (a / 'predictions.csv').read_text() == (b / 'predictions.csv').read_text()
 
 
-def until_done(out, train_with, most=40):
-    "Trains in processes that die one after another, until one gets through: the number of kills"
+def kills_until_done(out, arguments, most=40):
+    "Trains in processes that die one after another, until one gets through: how many died"
     for n in range(1, most):
-        code = run(train, *train_with(n))
-        if whole(out):
+        code = run(train, *arguments(n))
+        if is_whole(out):
             return n - 1
         assert code == KILLED
     raise AssertionError('no process gets any further')
@@ -55,46 +75,46 @@ def until_done(out, train_with, most=40):
 
 def test_killed_before_every_change_to_the_disk(tiny, items, tmp_path):
     "The first process dies before its first change, the next before its second, and so on"
-    recipe, unbroken, broken = replace(tiny, calibrate=True), tmp_path / 'a/run', tmp_path / 'b/run'
-    assert run(train, recipe, items, unbroken) == 0 and whole(unbroken)
-    kills = until_done(broken, lambda n: (recipe, items, broken, (dies_before, n, broken.parent)))
+    recipe = replace(tiny, calibrate=True)
+    unbroken, broken = tmp_path / 'a/run', tmp_path / 'b/run'
+    assert run(train, recipe, items, unbroken) == 0 and is_whole(unbroken)
+
+    def arguments(n):
+        return recipe, items, broken, (dies_before, n, broken.parent)
+
+    kills = kills_until_done(broken, arguments)
     print(f'{kills} kills')
     assert kills > 12
-    same_run(unbroken, broken)
+    assert_same_run(unbroken, broken)
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_killed_at_the_end_of_every_epoch(name, tiny, items, tmp_path):
     "Each process gets one epoch further, and dies when the next one is about to be kept"
-    recipe, unbroken, broken = (
-        replace(tiny, epochs=6, **RECIPES[name]),
-        tmp_path / 'a/run',
-        tmp_path / 'b/run',
-    )
+    recipe = replace(tiny, epochs=6, **RECIPES[name])
+    unbroken, broken = tmp_path / 'a/run', tmp_path / 'b/run'
     assert run(train, recipe, items, unbroken) == 0
-    kills = until_done(
-        broken, lambda _: (recipe, items, broken, (dies_before, 3, 'checkpoint.pt', {'os.rename'}))
-    )
+    trap = dies_before, 3, 'checkpoint.pt', {'os.rename'}
+    kills = kills_until_done(broken, lambda _: (recipe, items, broken, trap))
     print(f'{name}: {kills} kills')
     assert kills > 1
-    same_run(unbroken, broken)
+    assert_same_run(unbroken, broken)
 
 
 @pytest.mark.parametrize('name', ['checkpoint', 'model.safetensors'])
 def test_killed_while_writing_weights(name, tiny, items, tmp_path):
     unbroken, broken = tmp_path / 'a/run', tmp_path / 'b/run'
-    assert [run(train, tiny, items, broken, (dies_writing, name)) for _ in range(2)] == [
-        KILLED
-    ] * 2 and not whole(broken)
-    assert [run(train, tiny, items, out) for out in (broken, unbroken)] == [0, 0] and whole(broken)
-    same_run(unbroken, broken)
+    for _ in range(2):
+        assert run(train, tiny, items, broken, (dies_writing, name)) == KILLED
+    assert not is_whole(broken)
+    assert run(train, tiny, items, broken) == 0 and is_whole(broken)
+    assert run(train, tiny, items, unbroken) == 0
+    assert_same_run(unbroken, broken)
 
 
 def test_the_record_says_how_it_was_trained(tiny, items, tmp_path):
     "A resumed run is finished with the settings it was trained with, not with newly chosen ones"
     out = tmp_path / 'run'
-    assert (
-        run(train, tiny, items, out, (dies_before, 1, 'run.json'), dict(channels_last=True))
-        == KILLED
-    )
+    speed = dict(channels_last=True)
+    assert run(train, tiny, items, out, (dies_before, 1, 'run.json'), speed) == KILLED
     assert run(train, tiny, items, out) == 0 and record(out)['config'].get('channels_last')

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fastai.callback.core import Callback
 
-import instruments_nbdev.experiments as E
-from instruments_nbdev.model import TrainingError
-from instruments_nbdev.search import add_space, draw, search, search_record
+from instruments_nbdev.recipes import TrainingError, add_space
+from instruments_nbdev.search import search, search_record
+from instruments_nbdev.search_space import draw
 from processes import CTX, KILLED, dies_before, end, run, start
 from test_commands import as_script
 
@@ -37,21 +38,36 @@ def four(tiny):
     return replace(tiny, epochs=4)
 
 
+class Begun(Callback):
+    "Leaves a file in `out` for each training that begins, and sets the event `begun`"
+
+    def __init__(self, out, begun=None):
+        self.out, self.begun = out, begun
+
+    def before_fit(self):
+        (self.out / f'fit-{os.getpid()}-{time.time_ns()}').touch()
+        if self.begun:
+            self.begun.set()
+
+
+QUIET = dict(threads=1, speed={}, progress=False)
+
+
 def searching(recipe, items, out, trap=(), begun=None, trials=8, **kw):
-    "A search in a process; `trap` as in processes.py; a file in `out` for each training it began"
-    E.threads_each, fit = lambda _: 1, E.fit
-
-    def counted(*args, **kw):
-        (out / f'fit-{os.getpid()}-{time.time_ns()}').touch()
-        if begun:
-            begun.set()
-        return fit(*args, **kw)
-
-    E.fit = counted
+    "A search in a process; `trap` as in processes.py; `begun` as in `Begun`"
     out.mkdir(parents=True, exist_ok=True)
     if trap:
         trap[0](*trap[1:])
-    search(recipe, items, SPACE, trials, out=out, speed={}, progress=False, **kw)
+    cbs = (Begun(out, begun),)
+    search(recipe, items, SPACE, trials, out=out, cbs=cbs, **QUIET, **kw)
+
+
+def fits(out):
+    "Files of the trainings that were begun"
+    return list(out.glob('fit-*'))
+
+
+IN_A_TRIAL = 'checkpoint.pt', {'os.rename'}  # where a trap may be
 
 
 def record(out):
@@ -90,16 +106,15 @@ def test_some_are_pruned_and_nothing_is_left_behind(unbroken):
         and rec['counts'].get('pruned')
         and leftovers(unbroken) == CLEAN
     )
-    assert len(list(unbroken.glob('fit-*'))) == 8
+    assert len(fits(unbroken)) == 8
 
 
 def test_killed_before_its_changes_to_the_disk(four, items, unbroken, tmp_path):
     "Each process dies before its 5th, 19th, 33rd … change to a file or folder; the next goes on"
-    out, kills = tmp_path / 'search', 0
-    while (
-        code := run(searching, four, items, out, trap=(dies_before, 5 + 14 * kills, out))
-    ) == KILLED:
+    out, kills, code = tmp_path / 'search', -1, KILLED
+    while code == KILLED:
         kills += 1
+        code = run(searching, four, items, out, trap=(dies_before, 5 + 14 * kills, out))
     assert code == 0 and kills > 3 and whole(record(out))
     print(f'{kills} kills')
     assert steady(record(out)) == steady(record(unbroken)) and leftovers(out) == CLEAN
@@ -108,13 +123,10 @@ def test_killed_before_its_changes_to_the_disk(four, items, unbroken, tmp_path):
 def test_killed_in_the_middle_of_a_trial(four, items, unbroken, tmp_path):
     "The killed trial is done again from its beginning; what was finished is not"
     out = tmp_path / 'search'
-    assert (
-        run(searching, four, items, out, trap=(dies_before, 7, 'checkpoint.pt', {'os.rename'}))
-        == KILLED
-    )
-    begun = len(list(out.glob('fit-*')))
+    assert run(searching, four, items, out, trap=(dies_before, 7, *IN_A_TRIAL)) == KILLED
+    begun = len(fits(out))
     assert 1 < begun < 8 and not (out / 'search.json').exists()
-    assert run(searching, four, items, out) == 0 and len(list(out.glob('fit-*'))) == 8 + 1
+    assert run(searching, four, items, out) == 0 and len(fits(out)) == 8 + 1
     assert steady(record(out)) == steady(record(unbroken)) and leftovers(out) == CLEAN
 
 
@@ -126,16 +138,16 @@ def shared(four, items, out, n=2, **kw):
 
 
 def done_by(out):
-    return {f.name.split('-')[1] for f in out.glob('fit-*')}
+    return {f.name.split('-')[1] for f in fits(out)}
 
 
 def test_two_processes_on_one_journal(four, items, tmp_path):
     out = tmp_path / 'search'
     shared(four, items, out)
     rec = search_record(
-        search(four, items, SPACE, 8, out=out, speed={}, progress=False)
+        search(four, items, SPACE, 8, out=out, **QUIET)
     )  # whoever ended last has the whole record
-    assert whole(rec) and len(list(out.glob('fit-*'))) == 8 and len(done_by(out)) == 2
+    assert whole(rec) and len(fits(out)) == 8 and len(done_by(out)) == 2
     assert rec['counts']['complete'] >= 5 and leftovers(out) == CLEAN
 
 
@@ -156,15 +168,13 @@ def test_a_killed_process_among_two(four, items, tmp_path):
         four,
         items,
         out,
-        trap=(dies_before, 3, 'checkpoint.pt', {'os.rename'}),
+        trap=(dies_before, 3, *IN_A_TRIAL),
         begun=begun,
     )
     assert begun.wait(60)
     other = start(searching, four, items, out)
     assert (
-        (end(dying), end(other)) == (KILLED, 0)
-        and whole(record(out))
-        and len(list(out.glob('fit-*'))) == 8 + 1
+        (end(dying), end(other)) == (KILLED, 0) and whole(record(out)) and len(fits(out)) == 8 + 1
     )
 
 
@@ -240,12 +250,12 @@ def test_killed_and_gone_on_with_in_a_database(four, items, unbroken, postgres, 
                 four,
                 items,
                 out,
-                trap=(dies_before, n, 'checkpoint.pt', {'os.rename'}),
+                trap=(dies_before, n, *IN_A_TRIAL),
                 **kw,
             )
             == KILLED
         )
-    assert run(searching, four, items, out, **kw) == 0 and len(list(out.glob('fit-*'))) == 8 + 2
+    assert run(searching, four, items, out, **kw) == 0 and len(fits(out)) == 8 + 2
     assert steady(record(out)) == steady(record(unbroken)) and leftovers(out) == [
         'claim',
         'search.json',
@@ -260,10 +270,8 @@ def test_two_machines_on_one_database(four, items, postgres, tmp_path):
     assert [end(p, 120) for p in ps] == [0, 0]
     for o in outs:
         assert done_by(o)
-    rec = search_record(
-        search(four, items, SPACE, 8, out=tmp_path / 'c', speed={}, progress=False, **kw)
-    )
-    assert whole(rec) and sum(len(list(o.glob('fit-*'))) for o in outs) == 8
+    rec = search_record(search(four, items, SPACE, 8, out=tmp_path / 'c', **QUIET, **kw))
+    assert whole(rec) and sum(len(fits(o)) for o in outs) == 8
 
 
 def test_a_trial_of_a_machine_that_is_gone(four, items, unbroken, tmp_path):
@@ -277,7 +285,7 @@ def test_a_trial_of_a_machine_that_is_gone(four, items, unbroken, tmp_path):
             four,
             items,
             out,
-            trap=(dies_before, 7, 'checkpoint.pt', {'os.rename'}),
+            trap=(dies_before, 7, *IN_A_TRIAL),
             storage=url,
         )
         == KILLED
@@ -353,10 +361,14 @@ def test_a_space_that_makes_no_sense(field, value, tiny, items, tmp_path):
     assert '\n' not in str(e.value) and not (tmp_path / 'search').exists()
 
 
-def test_items_of_the_test_part_are_not_looked_at(four, items, tmp_path, monkeypatch):
-    seen, fit = [], E.fit
-    monkeypatch.setattr(E, 'fit', lambda r, i, **kw: (seen.append(i), fit(r, i, **kw))[1])
-    search(four, items, SPACE, 1, out=tmp_path / 'search', speed={}, progress=False)
-    assert set(seen[0].split) == {'train', 'valid'} and not set(seen[0].path) & set(
-        items.path[items.split == 'test']
-    )
+class Looks(Callback):
+    "Notes the paths of all items of a training"
+
+    def before_fit(self):
+        self.seen = {str(path) for path in self.dls[0].store.paths}
+
+
+def test_items_of_the_test_part_are_not_looked_at(four, items, tmp_path):
+    looks = Looks()
+    search(four, items, SPACE, 1, out=tmp_path / 'search', cbs=(looks,), **QUIET)
+    assert looks.seen == set(items.path[items.split != 'test'])
