@@ -30,12 +30,13 @@ colab: $(VENV)/.installed   ## .ci/colab_cell.py into every lesson
 	@$(BIN)/python .ci/colab_lessons.py
 
 readme: $(VENV)/.installed   ## README.md from nbs/index.ipynb
+	@$(BIN)/python .ci/execute.py nbs/index.ipynb
+	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py
 
 docs: $(VENV)/.installed   ## the site, in _docs/
 	@command -v quarto >/dev/null || { echo "make docs: the site needs Quarto (quarto.org)"; exit 1; }
-	@touch README.md   # nbdev leaves a README.md that is new alone
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs --n_workers 2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python .ci/pages.py --site
 
 clean:   ## what builds leave; keeps .venv and runs/
 	@rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache nbs/nbdev.yml nbs/sidebar.yml

@@ -296,7 +296,9 @@ def _draw_spectrogram(ax, x, sr):
     padded = np.pad(x, (0, max(0, 2048 - len(x))))  # one window at least
     spec = LogMel(sr, 2048, hop, 96)(torch.from_numpy(padded)[None])[0]
     top = float(spec.max())
-    show_spec(spec, sr, hop, 'slaney', ax=ax, vmin=top - 70, vmax=top)
+    floor = max(top - 70, float(spec.quantile(0.05)))
+    # a little below the floor, so that silence is a dark purple and not black
+    show_spec(spec, sr, hop, 'slaney', ax=ax, vmin=floor - 0.15 * (top - floor), vmax=top)
     ax.set(xlabel='', ylabel='Hz')
     ax.spines[:].set_visible(False)
 
@@ -344,7 +346,7 @@ def show_sound(
     n = 0 if timeline is None else timeline.shape[1] - 2
     heights = [0.6, 1.5] + [0.24 * n] * (n > 0)
     with _look():
-        fig = _new_figure(6, sum(heights) + 0.65)
+        fig = _new_figure(5, sum(heights) + 0.65)
         axs = fig.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         _draw_wave(axs[0], x, sr)
         _draw_spectrogram(axs[1], x, sr)
@@ -381,7 +383,7 @@ def show_where(
     photo = x[0].permute(1, 2, 0) / 255
     titles = ['as the model sees it', *(f'for {name}' for name in top.name)]
     with _look():
-        fig = _new_figure(2 * len(titles), 2.3)
+        fig = _new_figure(1.7 * len(titles), 2)
         axs = fig.subplots(1, len(titles), squeeze=False)[0]
         axs[0].imshow(photo, interpolation='bilinear')
         if len(top):
@@ -399,6 +401,7 @@ class Picture(NamedTuple):
     caption: str
     alt: str
     figure: object
+    drawn: bool = True  # lines and colours, not a photo
 
 
 @dataclass
@@ -499,7 +502,7 @@ def _answer_photo(clf, path, store):
     best = table.name.iloc[0]
     alt = f'{path.name} as the model sees it, and where in it the evidence for {best} lies'
     state = 'sure' if table.said.any() else 'unsure'
-    pictures = [Picture('Where the model looked', alt, figure)]
+    pictures = [Picture('Where the model looked', alt, figure, drawn=False)]
     return Answer(say(table), state, table=table, pictures=pictures)
 
 # %% ../nbs/reference/answers.ipynb #f4a943dd

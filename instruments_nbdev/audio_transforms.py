@@ -579,8 +579,12 @@ class PitchShift(RandomTransform):
             clips.append(clip if shift == 0 else self.shift(clip, shift))
         return torch.stack(clips)
 
-    def shift(self, clip, semitones):
-        "One sound (T,), shifted"
+    def shift(
+        self,
+        clip,  # a sound (T,)
+        semitones: float,  # up, or down where negative
+    ):
+        "One sound, shifted"
         n = len(clip)
         longer = fast_length(round(n * 2 ** (semitones / 12)))
         return fit_length(_vocoder(clip, n / longer, longer), n)
@@ -621,7 +625,11 @@ class WaveMixup(RandomTransform):
             torch.mul(x[i], own[i], out=mixed[i]).add_(x[i - 1], alpha=other[i])
         return mixed, torch.lerp(y.roll(1, 0), y, share[:, None])
 
-    def weights(self, x, share):
+    def weights(
+        self,
+        x,  # sounds (B, T), floats
+        share,  # of each sound in its mixture (B,)
+    ):
         "Weights (B,) of each sound and of the one before it"
         if not self.level_aware:
             return share, 1 - share

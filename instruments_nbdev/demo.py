@@ -96,8 +96,9 @@ def _picture_html(picture):
     "A figure with its caption; the text for those who do not see it is in the alt text"
     from instruments_nbdev.report import fig_html
 
-    image = fig_html(picture.figure, 160).replace('<img', f'<img alt="{_text(picture.alt)}"', 1)
-    return f'<figure><figcaption>{_text(picture.caption)}</figcaption>{image}</figure>'
+    image = fig_html(picture.figure, 160, alt=picture.alt)
+    drawn = ' class="drawn"' if picture.drawn else ''
+    return f'<figure{drawn}><figcaption>{_text(picture.caption)}</figcaption>{image}</figure>'
 
 
 def result_html(
@@ -209,7 +210,7 @@ footer { display: none !important; }
   background: linear-gradient(115deg, #1b2a4e, #23608a 60%, #1f7d73); color: #fff;
 }
 .banner h1 { position: relative; margin: 0 0 4px; color: #fff; font-size: 1.75rem;
-  font-weight: 700; line-height: 1.2; letter-spacing: -.01em; }
+  font-weight: 700; line-height: 1.2; letter-spacing: -.01em; text-wrap: balance; }
 .banner p { position: relative; margin: 0; max-width: 38em; color: #e8f1f6; font-size: 1rem; }
 .banner svg { position: absolute; right: 0; bottom: 0; width: 40%; height: 100%; opacity: .25;
   mask-image: linear-gradient(90deg, transparent, #000 60%); }
@@ -219,12 +220,12 @@ footer { display: none !important; }
 .start ul { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr));
   gap: 14px; margin: 0; padding: 0; list-style: none; }
 .start li { margin: 0; padding: 16px 18px; border: 1px solid var(--border-color-primary);
-  border-top: 4px solid var(--mixed); border-radius: 12px;
-  background: var(--block-background-fill); }
-.start li.photos { border-top-color: var(--sure); }
+  border-radius: 12px; background: var(--block-background-fill);
+  box-shadow: inset 0 4px var(--mixed); }
+.start li.photos { box-shadow: inset 0 4px var(--sure); }
 .start h3 { margin: 0 0 6px; font-size: 1rem; font-weight: 650; }
 .start p { margin: 0 0 8px; line-height: 1.5; color: var(--body-text-color); }
-.start small { color: var(--body-text-color-subdued); }
+.start small { display: block; color: var(--body-text-color-subdued); font-size: .82rem; }
 
 /* while it is computed */
 .busy { display: flex; align-items: center; gap: 16px; padding: 26px; font-size: 1.05rem;
@@ -242,18 +243,16 @@ footer { display: none !important; }
 /* the answer */
 .result { scroll-margin-top: 10px; }
 .answer { margin-bottom: 14px; padding: 18px 22px; border: 1px solid var(--border-color-primary);
-  border-left: 6px solid var(--sure); border-radius: 14px;
-  background: var(--block-background-fill); }
-.answer.mixed { border-left-color: var(--mixed); }
-.answer.unsure { border-left-color: var(--unsure); }
-.answer.sorry { border-left-color: var(--sorry); }
+  border-radius: 14px; background: var(--block-background-fill);
+  box-shadow: inset 6px 0 var(--colour); --colour: var(--sure); }
+.answer.mixed { --colour: var(--mixed); }
+.answer.unsure { --colour: var(--unsure); }
+.answer.sorry { --colour: var(--sorry); }
 .answer > p { margin: 0 0 6px; color: var(--body-text-color-subdued); font-size: .88rem;
   line-height: 1.45; overflow-wrap: anywhere; }
-.answer h2 { margin: 0; color: var(--sure); font-size: 1.6rem; font-weight: 680; line-height: 1.25;
-  overflow-wrap: break-word; }
-.answer.mixed h2 { color: var(--mixed); }
-.answer.unsure h2 { color: var(--unsure); }
-.answer.sorry h2 { color: var(--sorry); font-size: 1.15rem; font-weight: 600; }
+.answer h2 { margin: 0; color: var(--colour); font-size: 1.6rem; font-weight: 680;
+  line-height: 1.25; overflow-wrap: break-word; }
+.answer.sorry h2 { font-size: 1.15rem; font-weight: 600; }
 .answer audio { display: block; width: 100%; height: 40px; margin-top: 14px; }
 .dark audio { color-scheme: dark; }
 .answer details { margin-top: 14px; }
@@ -270,8 +269,7 @@ footer { display: none !important; }
 .bars i { display: block; height: 100%; min-width: 3px; border-radius: 7px; background: #8aa3b5; }
 .bars u { position: absolute; top: -4px; bottom: -4px; width: 2px; margin-left: -1px;
   background: var(--body-text-color); }
-.bars .said i { background: var(--sure); }
-.mixed .bars .said i { background: var(--mixed); }
+.bars .said i { background: var(--colour); }
 .bars .said span, .bars .said b { font-weight: 680; }
 
 .heard { display: grid; gap: 6px; margin: 14px 0 0; padding: 0; list-style: none; }
@@ -284,11 +282,19 @@ footer { display: none !important; }
 .result figure { margin: 0 0 14px; padding: 14px 18px;
   border: 1px solid var(--border-color-primary); border-radius: 14px; background: var(--block-background-fill); }
 .result figcaption { margin: 0 0 8px; color: var(--body-text-color-subdued); font-size: .88rem; }
-.result figure img { display: block; width: 100%; max-width: 660px; height: auto; margin: 0 auto; }
+.result figure img { display: block; width: 100%; max-width: 600px; height: auto;
+  margin: 0 auto; }
+/* one grey is drawn for both pages: a little darker on the light one, lighter on the dark one */
+.result .drawn img { filter: brightness(.88); }
+.dark .result .drawn img { filter: brightness(1.25); }
 
 /* the way in */
 .examples { gap: 8px !important; }
-.examples button { flex: 1 1 45%; min-width: 0 !important; font-weight: 500; }
+.examples button { flex: 1 1 45%; min-width: 0 !important; padding: 7px !important;
+  border: 1px solid var(--border-color-primary); box-shadow: none; font-size: .9rem;
+  font-weight: 500; }
+.examples button:hover { border-color: var(--mixed); }
+#model label { border: 1px solid var(--border-color-primary); box-shadow: none; }
 .lead { margin: 2px 0 -6px; color: var(--body-text-color-subdued); font-size: .9rem; }
 .model p { margin: 0 0 10px; color: var(--body-text-color); font-size: .9rem; line-height: 1.5;
   overflow-wrap: anywhere; }
@@ -302,10 +308,11 @@ footer { display: none !important; }
   .banner { padding: 16px 18px; border-radius: 12px; }
   .banner h1 { font-size: 1.3rem; }
   .banner p { font-size: .93rem; }
-  .banner svg { display: none; }
+  .banner svg { opacity: .12; }
   .answer { padding: 14px 16px; }
   .answer h2 { font-size: 1.35rem; }
-  .result figure { padding: 12px 8px; }
+  .result figure { padding: 10px 4px; }
+  .result figcaption { padding: 0 8px; }
 }
 @media (prefers-reduced-motion: reduce) { .busy i { animation: none; height: 60%; } }
 '''
@@ -313,8 +320,9 @@ footer { display: none !important; }
 # %% ../nbs/reference/demo.ipynb #1fed2f20
 _SCROLL = '''() => {
   const result = document.querySelector('.result')
+  const above = document.querySelector('#model').getBoundingClientRect()
   const calm = matchMedia('(prefers-reduced-motion: reduce)').matches
-  if (result.getBoundingClientRect().top > innerHeight / 2)
+  if (result.getBoundingClientRect().top >= above.bottom)
     result.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' })
 }'''
 

@@ -45,6 +45,6 @@ _NAMES = IRMAS_NAMES | _ENGLISH
 def label_name(
     label: str,  # a label as a data set has it
 ) -> str:  # the same in English
-    "The name for people of a label; a label that is not known keeps its words, with spaces for underscores"
+    "The name for people of a label; an unknown one keeps its words, spaces for underscores"
     label = str(label)
     return _NAMES.get(label, label.replace('_', ' '))

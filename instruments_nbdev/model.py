@@ -291,7 +291,7 @@ def predict_store(
 
 # %% ../nbs/reference/model.ipynb #7b764bef
 def _answer_row(clf, path, probs):
-    "The answer to one file as a dict: path, label, labels (where there may be several), prob, error, probs"
+    "The answer to one file as a dict, as `predict_rows` gives it"
     best = int(probs.argmax())
     row = dict(path=path, label=clf.labels[best])
     if clf.recipe.multi_label:

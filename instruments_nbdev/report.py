@@ -170,11 +170,13 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 td, th { padding: .35rem .7rem; border: 0; border-bottom: 1px solid var(--line);
   text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
-.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
+.mistakes { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
 .mistakes article { background: var(--card); border-radius: .6rem; padding: .8rem 1rem; }
 .mistakes p { margin: 0 0 .4rem; overflow-wrap: anywhere; }
 audio { width: 100%; height: 2.2rem; color-scheme: light dark; }
-pre { background: var(--card); padding: .8rem; overflow-x: auto; font-size: .8rem; border-radius: .6rem; }
+pre { background: var(--card); padding: .8rem; overflow-x: auto; font-size: .8rem;
+  border-radius: .6rem; }
 """
 
 _PAGE = Template(
@@ -204,7 +206,8 @@ these figures show that everything works, and say nothing about real recordings.
 <b>{{ m.label }}</b></p><p class="dim">{{ m.file }}</p>{{ m.html|safe }}</article>
 {% endfor %}</div>{% else %}<p>None: every item was right.</p>{% endif %}
 <h2>Record</h2>
-<details><summary>Everything that was recorded of this run</summary><pre>{{ record }}</pre></details>
+<details><summary>Everything that was recorded of this run</summary>
+<pre>{{ record }}</pre></details>
 </body>
 </html>
 """,

@@ -183,7 +183,7 @@ def _on_best_side(items, clusters, column):
 
 
 def _merge_groups(items, clusters):
-    "`items` with groups joined where a cluster reaches into several, under the first of their names"
+    "`items` with groups joined where a cluster reaches into several"
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

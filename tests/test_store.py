@@ -11,6 +11,7 @@ from processes import CTX, KILLED, dies_before, dies_reading, end, run, start
 
 
 def build(paths, cache, trap=(), gate=None):
+    "Makes the store; `trap`: a function that kills this process later, and its arguments"
     if trap:
         trap[0](*trap[1:])
     if gate:
@@ -18,17 +19,21 @@ def build(paths, cache, trap=(), gate=None):
     sound_store(paths, 8000, cache=cache, progress=False)
 
 
-def right(paths, cache, n=1):
-    "The store opens as it is, holds the samples of its files; there are only the `n` stores"
+def times(cache):
+    "When the data file of each store in a cache was written"
+    return {path: path.stat().st_mtime_ns for path in cache.rglob('*.i16')}
 
-    def stamps():
-        return {p: p.stat().st_mtime_ns for p in cache.rglob('*.i16')}
 
-    before, store = stamps(), sound_store(paths, 8000, cache=cache, progress=False)
-    assert len(before) == n and stamps() == before, 'built again'
-    assert not [p.name for p in cache.rglob('*') if 'tmp' in p.name]
-    for i, p in enumerate(paths):
-        np.testing.assert_array_equal(store[i], np.rint(decode(p)[0] * 32768).astype(int))
+def right(paths, cache):
+    "There is one store and nothing half-done; it opens as it is and holds the samples of its files"
+    before = times(cache)
+    store = sound_store(paths, 8000, cache=cache, progress=False)
+    assert len(before) == 1
+    assert times(cache) == before, 'built again'
+    assert not [path.name for path in cache.rglob('*') if 'tmp' in path.name]
+    for i, path in enumerate(paths):
+        samples, _ = decode(path)
+        np.testing.assert_array_equal(store[i], np.rint(samples * 32768).astype(int))
 
 
 @pytest.fixture(scope='module')
@@ -49,19 +54,20 @@ def test_two_processes_build_one_store_at_once(names, paths, tmp_path):
 
 
 def test_killed_while_decoding(paths, tmp_path):
-    assert run(build, paths, tmp_path / 'cache', (dies_reading, paths[20])) == KILLED
-    assert list(tmp_path.rglob('*.tmp')) and not list(tmp_path.rglob('*.i16'))
-    assert run(build, paths, tmp_path / 'cache') == 0
-    right(paths, tmp_path / 'cache')
+    cache = tmp_path / 'cache'
+    assert run(build, paths, cache, (dies_reading, paths[20])) == KILLED
+    assert list(cache.rglob('*.tmp'))
+    assert not list(cache.rglob('*.i16'))
+    assert run(build, paths, cache) == 0
+    right(paths, cache)
 
 
 def test_killed_before_every_change_to_the_disk(paths, tmp_path):
+    cache = tmp_path / 'cache'
     for n in count(1):
-        if (
-            code := run(build, paths, tmp_path / 'cache', (dies_before, n, tmp_path / 'cache'))
-        ) == 0:
+        code = run(build, paths, cache, (dies_before, n, cache))
+        if code == 0:  # it makes fewer than `n` changes
             break
         assert code == KILLED
-    print(f'{n - 1} kills')
     assert n > 8
-    right(paths, tmp_path / 'cache')
+    right(paths, cache)
