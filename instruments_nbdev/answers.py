@@ -297,8 +297,8 @@ def _draw_spectrogram(ax, x, sr):
     spec = LogMel(sr, 2048, hop, 96)(torch.from_numpy(padded)[None])[0]
     top = float(spec.max())
     floor = max(top - 70, float(spec.quantile(0.05)))
-    # a little below the floor, so that silence is a dark purple and not black
-    show_spec(spec, sr, hop, 'slaney', ax=ax, vmin=floor - 0.15 * (top - floor), vmax=top)
+    below = floor - 0.15 * (top - floor)  # so that silence is a dark purple and not black
+    show_spec(spec.clamp(min=floor), sr, hop, 'slaney', ax=ax, vmin=below, vmax=top)
     ax.set(xlabel='', ylabel='Hz')
     ax.spines[:].set_visible(False)
 
@@ -324,7 +324,7 @@ def strips(
     timeline,  # of its `timeline`
     k: int = 6,  # labels at most
 ):
-    """The part of a timeline that is drawn: its most probable labels by name, the earlier ones first.
+    """The part of a timeline that is drawn: its most probable labels, the earlier ones first.
 
     Three at least; what never gets 20 % is left out.
     """
@@ -377,22 +377,21 @@ def show_where(
     x,  # one photo, a batch (1, 3, H, W)
     table,  # of `answer_table`
     k: int = 2,  # labels whose evidence is drawn
-):
-    "A figure of a photo, and of where the evidence for its most probable labels lies"
+) -> tuple:  # a figure of square photos side by side, and what each of them is
+    "A photo, and where the evidence for its most probable labels lies"
     top = table[:k] if hasattr(clf.body, 'evidence') else table[:0]
     photo = x[0].permute(1, 2, 0) / 255
-    titles = ['as the model sees it', *(f'for {name}' for name in top.name)]
+    titles = ('as the model sees it', *(f'for {name}' for name in top.name))
     with _look():
-        fig = _new_figure(1.7 * len(titles), 2)
+        fig = _new_figure(2 * len(titles), 2)
         axs = fig.subplots(1, len(titles), squeeze=False)[0]
         axs[0].imshow(photo, interpolation='bilinear')
         if len(top):
             for ax, where in zip(axs[1:], _evidence(clf, x, top.index.tolist())):
                 _draw_glow(ax, photo, where)
-        for ax, title in zip(axs, titles):
-            ax.set_title(title)
+        for ax in axs:
             ax.axis('off')
-    return fig
+    return fig, titles
 
 # %% ../nbs/reference/answers.ipynb #608063ce
 class Picture(NamedTuple):
@@ -401,7 +400,7 @@ class Picture(NamedTuple):
     caption: str
     alt: str
     figure: object
-    drawn: bool = True  # lines and colours, not a photo
+    titles: tuple = ()  # of photos side by side in the figure, from left to right
 
 
 @dataclass
@@ -435,7 +434,7 @@ def _choose_model(name, kind, model, asked):
     if takes != kind:
         fitting = _listed(models_for(kind, asked))
         why = f'{name} is a {kind}, and {Path(model).name} takes {takes}s'
-        raise ItemError(f'{why}: choose “what fits”, or one of {fitting}')
+        raise ItemError(f'{why}: choose “what fits the file”, or one of {fitting}')
     return str(model)
 
 
@@ -498,11 +497,11 @@ def _answer_photo(clf, path, store):
     from instruments_nbdev.model import predict_store
 
     table = answer_table(clf, predict_store(clf, store)[0])
-    figure = show_where(clf, store.batch([0]), table)
+    figure, titles = show_where(clf, store.batch([0]), table)
     best = table.name.iloc[0]
     alt = f'{path.name} as the model sees it, and where in it the evidence for {best} lies'
     state = 'sure' if table.said.any() else 'unsure'
-    pictures = [Picture('Where the model looked', alt, figure, drawn=False)]
+    pictures = [Picture('Where the model looked', alt, figure, titles)]
     return Answer(say(table), state, table=table, pictures=pictures)
 
 # %% ../nbs/reference/answers.ipynb #f4a943dd

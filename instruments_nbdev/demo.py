@@ -59,7 +59,7 @@ def _level_in_words(table):
     if table.level.nunique() > 1:
         return 'The mark on a bar is the level from which that label counts; each has its own.'
     level = f'{100 * table.level.iloc[0]:.0f} %'
-    return f'The mark on the bars is at {level}: below about that the answer is “not sure”.'
+    return f'The mark on each bar is at about {level}; below it the answer is “not sure”.'
 
 
 def _bars_html(table):
@@ -97,8 +97,10 @@ def _picture_html(picture):
     from instruments_nbdev.report import fig_html
 
     image = fig_html(picture.figure, 160, alt=picture.alt)
-    drawn = ' class="drawn"' if picture.drawn else ''
-    return f'<figure{drawn}><figcaption>{_text(picture.caption)}</figcaption>{image}</figure>'
+    titles = ''.join(f'<span>{_text(title)}</span>' for title in picture.titles)
+    kind = 'photos' if titles else 'drawn'
+    caption = f'<figcaption>{_text(picture.caption)}</figcaption>'
+    return f'<figure class="{kind}">{caption}{image}<div class="titles">{titles}</div></figure>'
 
 
 def result_html(
@@ -280,10 +282,14 @@ footer { display: none !important; }
 .heard button:hover { border-color: var(--mixed); }
 
 .result figure { margin: 0 0 14px; padding: 14px 18px;
-  border: 1px solid var(--border-color-primary); border-radius: 14px; background: var(--block-background-fill); }
+  border: 1px solid var(--border-color-primary); border-radius: 14px;
+  background: var(--block-background-fill); }
 .result figcaption { margin: 0 0 8px; color: var(--body-text-color-subdued); font-size: .88rem; }
 .result figure img { display: block; width: 100%; max-width: 600px; height: auto;
   margin: 0 auto; }
+.titles { display: flex; max-width: 600px; margin: 4px auto 0; text-align: center; }
+.titles span { flex: 1; padding: 0 4px; color: var(--body-text-color); font-size: .88rem;
+  line-height: 1.3; }
 /* one grey is drawn for both pages: a little darker on the light one, lighter on the dark one */
 .result .drawn img { filter: brightness(.88); }
 .dark .result .drawn img { filter: brightness(1.25); }
@@ -295,6 +301,7 @@ footer { display: none !important; }
   font-weight: 500; }
 .examples button:hover { border-color: var(--mixed); }
 #model label { border: 1px solid var(--border-color-primary); box-shadow: none; }
+#model input { border: 1px solid var(--body-text-color-subdued); }
 .lead { margin: 2px 0 -6px; color: var(--body-text-color-subdued); font-size: .9rem; }
 .model p { margin: 0 0 10px; color: var(--body-text-color); font-size: .9rem; line-height: 1.5;
   overflow-wrap: anywhere; }
@@ -304,6 +311,9 @@ footer { display: none !important; }
   border-radius: 99px; background: var(--background-fill-secondary); color: var(--body-text-color);
   font-size: .85rem; }
 
+@media (max-width: 760px) {
+  .result:has(.answer, .busy) { min-height: calc(100svh - 20px); }
+}
 @media (max-width: 640px) {
   .banner { padding: 16px 18px; border-radius: 12px; }
   .banner h1 { font-size: 1.3rem; }
@@ -604,7 +614,7 @@ def served(
 def answer_dict(
     a: Answer,
 ) -> dict:
-    "An `Answer` without its pictures, as JSON has it; labels are those of the model, not their names"
+    "An `Answer` without its pictures, as JSON has it; labels are those of the model"
     if a.table is None:
         return dict(file=a.file, error=a.headline)
     labels = a.table.reset_index().round(4).to_dict('records')

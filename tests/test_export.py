@@ -108,18 +108,18 @@ def test_nothing_of_this_machine_is_in_the_file(exported):
         assert word.encode() not in data
 
 
-def export_to_a_full_disk(path):
+def export_to_a_full_disk(model, path):
     "The error of an export where a file may have no more than 50 kB"
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     try:
-        export_onnx(load_model('sounds'), path)
+        export_onnx(load_model(model), path)
     except OSError as e:
         return str(e)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
+def test_a_full_disk_leaves_nothing(model, tmp_path):
     with CTX.Pool(1) as pool:
-        said = pool.apply(export_to_a_full_disk, [tmp_path / 'a.onnx'])
+        said = pool.apply(export_to_a_full_disk, [model, tmp_path / 'a.onnx'])
     assert said and not list(tmp_path.iterdir())
 
 
