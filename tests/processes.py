@@ -16,8 +16,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import instruments_nbdev.training as T
-
 CTX = multiprocessing.get_context('forkserver')
 CTX.set_forkserver_preload(
     [
@@ -100,20 +98,6 @@ def dies_writing(name):
         die()
 
     Path.write_bytes = write
-
-
-def train(recipe, items, out, trap=(), speed=None, begun=None):
-    "Goes on where the last training was killed; `trap`: a function above and its arguments"
-    plain = T.Checkpoint
-    T.Checkpoint = lambda path, every: plain(
-        path
-    )  # after each epoch, though these epochs are short
-    T.write_report = lambda path, *_: path.write_text('…')  # drawing takes longer than all the rest
-    if trap:
-        trap[0](*trap[1:])
-    if begun:
-        begun.set()
-    T.fit(recipe, items, out=out, resume=True, speed=speed or {}, progress=False)
 
 
 def limit_memory(bytes=2**30):

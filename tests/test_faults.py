@@ -24,12 +24,14 @@ import pytest
 
 import instruments_nbdev.training as T
 import malformed
+from instruments_nbdev import learner
 from instruments_nbdev.data import instruments30
 from instruments_nbdev.model import Recipe, TrainingError, load_model
+from instruments_nbdev.recipes import add_recipe
 from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.training import Run, fit
-from processes import CTX, KILLED, as_script, end, limit_memory, run, start, train
-from test_resume import RECIPES, same_run, whole
+from processes import CTX, KILLED, as_script, end, limit_memory, run, start
+from test_resume import RECIPES, assert_same_run, is_whole, train
 from test_store import build, right
 
 
@@ -66,14 +68,14 @@ def test_killed_at_ten_random_moments(tiny, items, tmp_path, counts):
         time.sleep(rng.uniform(0, 0.4 * longest))
         p.kill()
         kills += end(p) == KILLED
-        runs += whole(out)
+        runs += is_whole(out)
         if kills == 10:
             break
     assert kills == 10
-    if not whole(tmp_path / f'run{runs}'):
+    if not is_whole(tmp_path / f'run{runs}'):
         assert run(train, recipe, items, tmp_path / f'run{runs}') == 0
     for i in range(1, runs + 1):
-        same_run(tmp_path / 'unbroken', tmp_path / f'run{i}')
+        assert_same_run(tmp_path / 'unbroken', tmp_path / f'run{i}')
     tried = f'{kills} kills at random moments of {runs} training(s)'
     counts(f'{tried}: resumed to the same weights, to the last bit')
 
@@ -109,11 +111,12 @@ def disk(tmp_path):
 
 def train_command(cwd, recipe, *args, cache=None, most=None):
     "`instruments_train` for a recipe of a test; may write no file of more than `most` bytes"
-    T.RECIPES[recipe.name] = recipe
-    plain = T.Checkpoint
-    T.Checkpoint = lambda path, every: plain(path)
+    add_recipe(recipe)
+    plain = learner.Checkpoint
+    learner.Checkpoint = lambda path, every: plain(path)
     T.write_report = lambda path, *_: path.write_text('…' * 9999)
-    T.probe = lambda *_, **__: {}  # a busy machine would choose otherwise, and get other weights
+    # a busy machine would choose otherwise, and get other weights
+    T.fastest_settings = lambda *_, **__: {}
     if cache:
         os.environ['INSTRUMENTS_CACHE'] = str(cache)
     if most:
@@ -162,7 +165,7 @@ def test_training_on_a_full_disk(disk, tiny, esc, tmp_path, counts):
     assert run(train_command, tmp_path, tiny, *args, disk.path / 'other') == 0
     assert contents(before) == old and n > 2
     for d in (before, out, disk.path / 'other'):
-        same_run(tmp_path / 'alone', d)
+        assert_same_run(tmp_path / 'alone', d)
     counts(
         f'{n + 1} trainings on a full disk: one sentence each, earlier runs untouched, then resumed'
     )
@@ -187,7 +190,7 @@ def test_building_a_store_on_a_full_disk(disk, tiny, esc, items, tmp_path, count
     )
     assert n > 2
     right(items.path.tolist(), disk.path)
-    assert whole(tmp_path / 'run')
+    assert is_whole(tmp_path / 'run')
     counts(f'{n} stores on a full disk: one sentence each, then built')
 
 
@@ -244,7 +247,7 @@ def test_a_device_without_room(model, items, tmp_path):
 
 def waits(begun, go):
     "From now on a training stops at its second epoch until it may go on"
-    plain = T.Reseed.before_epoch
+    plain = learner.Reseed.before_epoch
 
     def before_epoch(self):
         if self.epoch == 1:
@@ -252,7 +255,7 @@ def waits(begun, go):
             go.wait(60)
         plain(self)
 
-    T.Reseed.before_epoch = before_epoch
+    learner.Reseed.before_epoch = before_epoch
 
 
 def test_second_training_into_one_folder(tiny, items, esc, tmp_path, counts):
@@ -272,7 +275,7 @@ def test_second_training_into_one_folder(tiny, items, esc, tmp_path, counts):
         )
     go.set()
     assert end(first) == 0 and run(train, tiny, items, tmp_path / 'alone') == 0
-    same_run(out, tmp_path / 'alone')
+    assert_same_run(out, tmp_path / 'alone')
     assert len(Run(out).record['epochs']) == tiny.epochs
     counts('4 second trainings into one folder: one sentence each, the first unhurt')
 

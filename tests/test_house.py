@@ -30,7 +30,7 @@ ORDER = '''
     storage audio_transforms photo_transforms evaluation model report
     learner runs training jobs experiments search_space search cards tracking
     weights mobilenet custom_cnn transfer irmas_multistft gtzan_mlp_cnn
-    graphs export training_setup app examples answers demo benchmarks races costs startup
+    graphs export training_setup app examples answers demo races costs startup benchmarks
 '''.split()
 
 

@@ -30,10 +30,15 @@ class KeepEachEpoch(Callback):
         self.learn.checkpoint.last = 0.0
 
 
-def train(recipe, items, out, trap=(), speed=None):
-    "Goes on where the last training was killed; `trap`: a function of processes.py, its arguments"
+def train(recipe, items, out, trap=(), speed=None, begun=None):
+    """Goes on where the last training was killed.
+
+    `trap` is a function of processes.py with its arguments, `begun` an event that is set.
+    """
     if trap:
         trap[0](*trap[1:])
+    if begun:
+        begun.set()
     kw = dict(resume=True, speed=speed or {}, progress=False, cbs=(KeepEachEpoch(),))
     fit(recipe, items, out=out, **kw)
 
