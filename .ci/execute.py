@@ -5,6 +5,7 @@ Pictures are kept with a palette of 256 colours: half the bytes or less, and no 
 
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def execute(path: Path):
 
 
 if __name__ == '__main__':
+    # tqdm warns with a path of this machine wherever ipywidgets is missing
+    os.environ['PYTHONWARNINGS'] = 'ignore:IProgress not found'
     for name in sys.argv[1:]:
         print(name, flush=True)
         execute(Path(name).resolve())

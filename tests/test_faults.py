@@ -26,6 +26,7 @@ import instruments_nbdev.training as T
 import malformed
 from instruments_nbdev import learner
 from instruments_nbdev.data import instruments30
+from instruments_nbdev.labels import label_name
 from instruments_nbdev.model import Recipe, TrainingError, load_model
 from instruments_nbdev.recipes import add_recipe
 from instruments_nbdev.synthesis import synthesize
@@ -366,7 +367,7 @@ def refused(cwd, folder, model, names, good):
     assert sorted(told) == sorted([*names, *good])
     for row in load_model(model).predict_paths([folder / g for g in good]).itertuples():
         label, share = ANSWER.fullmatch(told[Path(row.path).name]).groups()
-        assert label == row.label and abs(int(share) - 100 * row.prob) <= 1
+        assert label == label_name(row.label) and abs(int(share) - 100 * row.prob) <= 1
     return sum(not ANSWER.fullmatch(told[name]) for name in names)
 
 
