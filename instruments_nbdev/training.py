@@ -18,8 +18,6 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.all import chunked
-from .learner import OPTIMISERS, SCHEDULES, ItemLoader, group_rates, make_learner
-from .runs import Run, data_hash, device_name, versions, working_folder
 from torch import nn
 from tqdm import tqdm
 
@@ -35,10 +33,12 @@ from instruments_nbdev.evaluation import (
     temper,
 )
 from .files import replacing
+from .learner import OPTIMISERS, SCHEDULES, ItemLoader, group_rates, make_learner
 from .machine import fastest_settings, set_speed
 from .model import Classifier, load_model, predict_store, save_model
 from .recipes import Recipe, TrainingError, build
 from .report import write_report
+from .runs import Run, data_hash, device_name, versions, working_folder
 from .splits import source_weights, split_items
 
 # %% ../nbs/reference/training.ipynb #bca14909
@@ -85,12 +85,17 @@ def _loaders(recipe, items, store, labels):
     return dls
 
 
-def _choose_speed(clf, dls, work, speed):
+def _choose_speed(clf, dls, work, speed, progress):
     "The settings to run with: given, kept from before the run was killed, or measured"
     file = work / 'speed.json'
     if file.exists():
         speed = json.loads(file.read_text())
     if speed is None:
+        if progress:  # the measurement takes some seconds, the first batch too
+            n = len(dls[0].dataset)
+            print(
+                f'{clf.recipe.name}: {n} items to train on; measuring what is fastest', flush=True
+            )
         # which way is fastest hardly depends on the batch; how long it takes to find out does
         x, y = (t[:16] for t in dls[0].one_batch())
         speed = fastest_settings(clf.to(x.device).train(), x, y)
@@ -158,7 +163,7 @@ def fit_probe(
 
 def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
     "Trains `clf` in place; gives the rows of all epochs and the settings used"
-    speed = _choose_speed(clf, dls, work, speed)
+    speed = _choose_speed(clf, dls, work, speed, progress)
     set_speed(clf, **speed)
     learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs)
     done = _resume(learn, work / 'checkpoint.pt')
