@@ -134,7 +134,7 @@ def answer_table(
     import pandas as pd
 
     several = clf.recipe.multi_label
-    level = clf.thresholds if several else confidence_threshold(clf)
+    level = clf.levels(probs) if several else confidence_threshold(clf)
     names = [label_name(label) for label in clf.labels]
     index = pd.Index(clf.labels, name='label')
     table = pd.DataFrame(dict(name=names, prob=probs, level=level), index=index)
@@ -190,7 +190,7 @@ def stretches(
 
     probs = timeline.iloc[:, 2:].to_numpy()
     if clf.recipe.multi_label:
-        heard = probs >= clf.thresholds
+        heard = probs >= clf.levels(probs)
     else:
         first = probs.argmax(1)[:, None] == np.arange(len(clf.labels))
         heard = first & (probs >= confidence_threshold(clf))

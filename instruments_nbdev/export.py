@@ -77,7 +77,8 @@ _INPUT = dict(
     photo='uint8 (batch, 3, {size}, {size}): the whole photo as a square, red, green, blue',
 )
 _OUTPUT = {
-    True: 'a label is there from its threshold on, each by itself',
+    True: 'a label is there from its threshold on: a probability of its own, or, where '
+    '`thresholds` is one number, a share of the largest probability',
     False: 'one label; below the level `sure` the answer is a guess',
 }
 
@@ -110,7 +111,8 @@ def onnx_facts(
         output=f'float32 (batch, {len(clf.labels)}), probabilities: {_OUTPUT[several]}',
         labels=clf.labels,
         several=several,
-        thresholds=dict(zip(clf.labels, clf.thresholds.tolist())),
+        shared=several and recipe.softmax,
+        thresholds=clf.thresholds,
         temperature=clf.temperature,
         sure=clf.sure,
     )
@@ -199,7 +201,13 @@ class OnnxClassifier(Classifier):
         else:
             store = ('storage.photo_store', dict(size=facts['size']))
         window, several = facts.get('window', 0), facts['several']
-        self.recipe = Recipe(facts['name'], store=store, window=window, multi_label=several)
+        self.recipe = Recipe(
+            facts['name'],
+            store=store,
+            window=window,
+            multi_label=several,
+            softmax=facts.get('shared', False),
+        )
         # says that batches are for the CPU
         self.here = nn.Parameter(torch.zeros(0), requires_grad=False)
 
@@ -225,7 +233,9 @@ def _are_labels(labels):
 
 def _could_be_facts(facts):
     "Could `onnx_facts` have written these?"
-    shares = [facts['sure'], *facts['thresholds'].values()]
+    thresholds = facts['thresholds']
+    shares = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
+    shares.append(facts['sure'])
     size = facts['rate' if facts['kind'] == 'sound' else 'size']
     return (
         _are_labels(facts['labels'])

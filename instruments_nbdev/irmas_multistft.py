@@ -757,14 +757,16 @@ def merged(
     "`report` with both guitars as one label"
     probs, labels = merge_probs(report.probs, report.labels)
     thresholds = report.thresholds or {}
-    guitar = max(thresholds.get(code, 0.5) for code in GUITARS)
+    if isinstance(thresholds, dict):
+        guitar = max(thresholds.get(code, 0.5) for code in GUITARS)
+        thresholds = thresholds | dict(gui=guitar)
     return replace(
         report,
         labels=labels,
         items=report.items.assign(label=merge_guitars(report.items.label)),
         probs=probs,
         name=f'{report.name}, guitars merged',
-        thresholds=thresholds | dict(gui=guitar),
+        thresholds=thresholds,
     )
 
 # %% ../nbs/04_irmas_multistft.ipynb #47a6c4fd

@@ -498,6 +498,16 @@ def _binary_loss(smoothing):
     return loss
 
 
+def _shared_loss(smoothing):
+    "Cross-entropy with label smoothing; the labels of an item share its probability evenly"
+
+    def loss(logits, y):
+        target = y / y.sum(1, keepdim=True).clamp(min=1)
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+    return loss
+
+
 def _callbacks(recipe, n_groups):
     "The callbacks that a recipe asks for"
     cbs = []
@@ -530,7 +540,9 @@ def make_learner(
     cbs: tuple = (),  # further fastai callbacks
 ) -> Learner:
     "A fastai `Learner` that trains as the recipe says"
-    if recipe.multi_label:
+    if recipe.multi_label and recipe.softmax:
+        loss = _shared_loss(recipe.label_smoothing)
+    elif recipe.multi_label:
         loss = _binary_loss(recipe.label_smoothing)
     else:
         loss = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)

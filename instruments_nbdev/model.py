@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from .evaluation import temper
+from .evaluation import label_levels, temper
 from .files import replacing
 from .labels import label_name
 from .machine import best_threads
@@ -67,7 +67,9 @@ class Classifier(nn.Module):
 
     def probs(self, logits):
         "Probabilities (B, C) of logits: of one label among all, or of each by itself"
-        return logits.sigmoid() if self.recipe.multi_label else logits.softmax(1)
+        if self.recipe.multi_label and not self.recipe.softmax:
+            return logits.sigmoid()
+        return logits.softmax(1)
 
     def answer(self, x):
         "Probabilities (B, C) of a raw batch: the mean over it and its test-time augmentations"
@@ -93,9 +95,23 @@ class Classifier(nn.Module):
 
     @property
     def thresholds(self):
-        "Of each label (C,) the probability from which it counts, where an item may have several"
+        """From where labels count, if an item may have several: as `label_levels` takes it.
+
+        A probability for each label, or a share of the item's largest probability.
+        """
+        if self.recipe.softmax:
+            return float(self.summary.get('thresholds', 0.5))
         known = self.summary.get('thresholds', {})
-        return np.array([float(known.get(label, 0.5)) for label in self.labels])
+        return {label: float(known.get(label, 0.5)) for label in self.labels}
+
+    def levels(
+        self,
+        probs: np.ndarray,  # (..., C)
+    ) -> np.ndarray:  # (..., C)
+        "The probabilities from which labels are said, where an item may have several"
+        levels = label_levels(probs, self.thresholds, self.labels)
+        is_sure = probs.max(-1, keepdims=True) >= self.sure
+        return np.where(is_sure, levels, np.maximum(levels, self.sure))
 
     @property
     def n_params(self):
@@ -180,7 +196,9 @@ def _check_summary(clf):
         raise TrainingError('its temperature must lie between 0.01 and 100')
     if not 0 <= clf.sure <= 1:
         raise TrainingError('its confidence threshold must lie between 0 and 1')
-    if not ((clf.thresholds >= 0) & (clf.thresholds <= 1)).all():
+    thresholds = clf.thresholds
+    values = thresholds.values() if isinstance(thresholds, dict) else [thresholds]
+    if not all(0 <= value <= 1 for value in values):
         raise TrainingError('its thresholds must lie between 0 and 1')
 
 
@@ -296,7 +314,7 @@ def _answer_row(clf, path, probs):
     row = dict(path=path, label=clf.labels[best])
     if clf.recipe.multi_label:
         said = [
-            label for label, yes in zip(clf.labels, probs >= clf.thresholds, strict=True) if yes
+            label for label, yes in zip(clf.labels, probs >= clf.levels(probs), strict=True) if yes
         ]
         row['labels'] = '|'.join(said)
     return row | dict(prob=float(probs[best]), error='', probs=probs)

@@ -34,6 +34,7 @@ class Recipe:
     body: tuple = ('model.MeanStdLinear', {})  # spec: features -> logits; is given `n_out`
     weights: str = ''  # where the body starts: a name it knows, or a file; '': random numbers
     multi_label: bool = False  # an item may have several labels: sigmoid and binary cross-entropy
+    softmax: bool = False  # with `multi_label`: labels share one probability, as what is loudest
     half: bool = False  # store weights as float16: half the file
 
     # augmentation

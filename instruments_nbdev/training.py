@@ -26,6 +26,7 @@ from .data import synthetic_items
 from instruments_nbdev.evaluation import (
     Report,
     as_list,
+    fit_share,
     fit_sure,
     fit_temperature,
     fit_thresholds,
@@ -39,6 +40,7 @@ from .model import Classifier, load_model, predict_store, save_model
 from .recipes import Recipe, TrainingError, build
 from .report import write_report
 from .runs import Run, data_hash, device_name, versions, working_folder
+from .spectrograms import SpectrogramStore
 from .splits import source_weights, split_items
 
 # %% ../nbs/reference/training.ipynb #bca14909
@@ -206,12 +208,15 @@ def _calibrate(clf, items, store):
     if not (recipe.calibrate or recipe.multi_label) or not len(pos):
         return {}
     truth = one_hot(items.label, clf.labels)
-    if recipe.multi_label and recipe.mixup:
-        probs, mixed = _answers_to_mixtures(clf, truth, store, pos)
-        return dict(thresholds=fit_thresholds(probs, mixed, clf.labels))
-    probs = predict_store(clf, store, pos)
     if recipe.multi_label:
-        return dict(thresholds=fit_thresholds(probs, truth[pos], clf.labels))
+        if recipe.mixup:
+            probs, true = _answers_to_mixtures(clf, truth, store, pos)
+        else:
+            probs, true = predict_store(clf, store, pos), truth[pos]
+        if recipe.softmax:
+            return dict(thresholds=fit_share(probs, true))
+        return dict(thresholds=fit_thresholds(probs, true, clf.labels))
+    probs = predict_store(clf, store, pos)
     right = truth[pos].argmax(1)
     temperature = round(fit_temperature(probs, right), 4)
     tempered = temper(probs, temperature)
@@ -241,6 +246,13 @@ def _reports(clf, predictions, store):
     return reports
 
 
+def _for_sounds(recipe, store):
+    "The recipe of the finished model: what learned from spectrograms is used on sounds"
+    if not isinstance(store, SpectrogramStore):
+        return recipe
+    return replace(recipe, store=('storage.sound_store', dict(sr=store.sr)))
+
+
 def finish_run(
     work: Path,  # the folder to write to
     clf: Classifier,  # trained
@@ -251,6 +263,7 @@ def finish_run(
 ):
     "Writes model file, predictions, record and report of a run"
     set_speed(clf.eval())
+    clf.recipe = _for_sounds(clf.recipe, store)
     clf.summary = dict(seed=record['seed'], data_hash=record['data_hash'])
     if record['trained_on']['synthetic']:
         clf.summary['synthetic'] = True
