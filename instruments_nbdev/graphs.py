@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .audio_transforms import ClipNorm, MelSpectrogram, Spectrogram, to_float
+from .audio_transforms import MelSpectrogram, Spectrogram, to_float
+from .augmentation import ClipNorm
 from .recipes import TrainingError
 from .timing import take_turns, times_faster, torch_threads
 

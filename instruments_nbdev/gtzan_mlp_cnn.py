@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .audio_transforms import ClipNorm, Resample
+from .augmentation import ClipNorm, Resample
 from .custom_cnn import ACTIVATIONS
 from .figures import GREY
 from .files import replacing

@@ -21,18 +21,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from instruments_nbdev.audio_transforms import (
+from .audio_transforms import LogMel, Spectrogram, ToDB, mel_bank, to_float
+from instruments_nbdev.augmentation import (
     ClipNorm,
-    LogMel,
     RandomTransform,
     Resample,
-    Spectrogram,
-    ToDB,
     fast_length,
     fit_length,
-    mel_bank,
     rms,
-    to_float,
 )
 from .custom_cnn import conv_bn, try_recipes
 from .labels import label_name

@@ -37,7 +37,7 @@ from fastcore.all import chunked, noop
 from torch import nn
 from tqdm import tqdm
 
-from .audio_transforms import seed_transforms
+from .augmentation import seed_transforms
 from .files import replacing
 from .model import Classifier
 from .recipes import Recipe, build

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .audio_transforms import RandomTransform
+from .augmentation import RandomTransform
 
 # %% ../nbs/reference/photo_transforms.ipynb #66fb36e7
 def unit_range(

@@ -25,7 +25,8 @@ from fastai.torch_core import default_device, to_device
 from fastcore.basics import store_attr
 from torch import nn
 
-from .audio_transforms import CircularShift, FreqMask, LogMel, TimeMask
+from .audio_transforms import LogMel
+from .augmentation import CircularShift, FreqMask, TimeMask
 from .custom_cnn import PublishedSoundCNN
 from .evaluation import one_hot
 from .irmas_multistft import BANDS

@@ -74,12 +74,17 @@ class Recipe:
 _PHOTO_PARTS = (
     'Photo Mirror PhotoWarp PhotoColour PhotoSoft PhotoErase PhotoMix PhotoBackground PhotoDrawing'
 )
+_SOUND_PARTS = (
+    'Gain CircularShift AddNoise TimeStretch PitchShift WaveMixup Resample '
+    'ResampledLogMel PadCut ClipNorm FreqMask TimeMask FreqShift BandGain'
+)
 MOVED = {
     'audio_transforms.sound_store': 'storage.sound_store',
     'custom_cnn.photo_store': 'storage.photo_store',
     'irmas_multistft.Colour': 'irmas_multistft.EQ',
     'irmas_multistft.Room': 'irmas_multistft.Reverb',
     'training.MeanStdLinear': 'model.MeanStdLinear',
+    **{f'audio_transforms.{part}': f'augmentation.{part}' for part in _SOUND_PARTS.split()},
     **{f'custom_cnn.{part}': f'photo_transforms.{part}' for part in _PHOTO_PARTS.split()},
 }
 

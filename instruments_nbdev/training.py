@@ -21,7 +21,7 @@ from fastcore.all import chunked
 from torch import nn
 from tqdm import tqdm
 
-from .audio_transforms import seed_transforms
+from .augmentation import seed_transforms
 from .data import synthetic_items
 from instruments_nbdev.evaluation import (
     Report,

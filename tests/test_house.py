@@ -27,7 +27,7 @@ NBS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if p.name[0] not in '_.'
 ORDER = '''
     files labels figures machine timing recipes model_files folders splits data synthesis
     download audit
-    storage audio_transforms spectrograms photo_transforms evaluation model report
+    storage audio_transforms augmentation spectrograms photo_transforms evaluation model report
     learner runs training jobs experiments search_space search cards tracking
     weights mobilenet custom_cnn transfer irmas_mel irmas_multistft gtzan_mlp_cnn
     graphs export training_setup app examples answers demo races costs startup benchmarks
