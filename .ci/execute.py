@@ -1,6 +1,7 @@
 """Runs notebooks from top to bottom and keeps their outputs: `execute.py NOTEBOOK…`.
 
 Pictures are kept with a palette of 256 colours: half the bytes or less, and no visible difference.
+Players of `listen` are left out.
 """
 
 import base64
@@ -46,6 +47,7 @@ def execute(path: Path):
 if __name__ == '__main__':
     # tqdm warns with a path of this machine wherever ipywidgets is missing
     os.environ['PYTHONWARNINGS'] = 'ignore:IProgress not found'
+    os.environ['INSTRUMENTS_PLAYERS'] = '0'  # no recording of a data set is kept
     for name in sys.argv[1:]:
         print(name, flush=True)
         execute(Path(name).resolve())

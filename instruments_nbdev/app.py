@@ -34,7 +34,7 @@ from .model_files import describe_model
 from .recipes import RECIPES, SPACES, TrainingError
 
 # %% ../nbs/reference/app.ipynb #dfd9077f
-DATASET_NAMES = ('instruments30', 'esc50', 'irmas', 'irmas_notes', 'gtzan')
+DATASET_NAMES = ('instruments30', 'esc50', 'irmas', 'irmas_notes', 'irmas_mel', 'gtzan')
 RECIPE_NAMES = (
     'genres-cnn',
     'genres-mn04',

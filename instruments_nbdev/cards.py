@@ -94,10 +94,12 @@ _CARD = """# {name}
 SYNTHETIC_WARNING = dict(
     sound='Trained on synthetic stand-ins: its figures say nothing about real recordings.',
     photo='Trained on synthetic stand-ins: its figures say nothing about real photos.',
+    spectrogram='Trained on synthetic stand-ins: its figures say nothing about real recordings.',
 )
 _OTHERS = dict(
     sound='recordings of other rooms, microphones and mixtures',
     photo='drawings, other cameras and several of these things at once',
+    spectrogram='spectrograms of other rates, sizes and scales',
 )
 
 

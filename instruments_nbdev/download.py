@@ -234,6 +234,8 @@ _BY_HAND = dict(
     irmas_notes='{name} has no public archive: put your copy, irmas_notes.csv and a folder for '
     'each label, into {dest}, or make a stand-in: instruments_data {name} --synthesize '
     '--root FOLDER',
+    irmas_mel='{name} has no public archive: put your copy, a folder of images for each label, '
+    'into {dest}, or make a stand-in: instruments_data {name} --synthesize --root FOLDER',
 )
 _NOT_THE_SET = 'what came for {name} is not in its layout: remove {dest} and try again'
 

@@ -27,6 +27,7 @@ from instruments_nbdev.data import (
     gtzan,
     instruments30,
     irmas,
+    irmas_mel,
     irmas_notes,
 )
 from .files import DataError
@@ -266,6 +267,31 @@ def _synth_irmas(home, seed, classes=None, recordings=4, clips=3, tests=22, seco
         path.with_suffix('.txt').write_text(''.join(f'{code}\t\n' for code in codes))
 
 
+def _mel_image(x, sr, seconds=3.0):
+    "A sound (T,) as a grey image: 128 mel bands, the highest at the top, 94 frames at 16 kHz"
+    import librosa  # imported here since it takes a while
+
+    x = librosa.effects.trim(x / np.abs(x).max(), top_db=60)[0]
+    x = librosa.util.fix_length(x, size=int(seconds * sr))
+    mel = librosa.feature.melspectrogram(y=x, sr=sr, n_mels=128)
+    db = librosa.power_to_db(mel, ref=np.max, top_db=80)
+    grey = 255 * (db - db.min()) / (db.max() - db.min())
+    return Image.fromarray(grey[::-1].round().astype(np.uint8))
+
+
+def _synth_irmas_mel(home, seed, classes=None, recordings=4, clips=2, sr=16000):
+    "`recordings` a class of `clips` images each"
+    classes = classes or irmas_mel.classes
+    for number, code in enumerate(np.repeat(classes, recordings).tolist(), 1):
+        recipe = _vary(_rng(seed, 'irmas', number), {'rate': 1.5, **_timbres[code]})
+        for k in range(1, clips + 1):
+            name = _irmas_name(_rng(seed, 'name', number), code, number, k)
+            x = _clip(_rng(seed, 'irmas', number, k), 3 * sr, sr, [recipe], (5, 25))
+            path = home / code / Path(name).with_suffix('.png')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _mel_image(x, sr).save(path)
+
+
 def _synth_notes(home, seed, classes=None, train=8, valid=4, seconds=1.0, sr=22050):
     "`train` and `valid` notes a class, four from each source instrument"
     rows = []
@@ -367,6 +393,7 @@ _WRITERS = dict(
     esc50=_synth_esc50,
     irmas=_synth_irmas,
     irmas_notes=_synth_notes,
+    irmas_mel=_synth_irmas_mel,
     gtzan=_synth_gtzan,
     instruments30=_synth_photos,
 )

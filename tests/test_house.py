@@ -25,12 +25,13 @@ PAGES = {'index', 'design'}  # notebooks that are no module
 NBS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if p.name[0] not in '_.')
 # A module imports from those above it, wherever in its code the import stands.
 ORDER = '''
-    files labels figures machine timing recipes model_files folders splits data synthesis
+    files labels figures machine timing recipes model_files folders splits facts layouts data
+    synthesis
     download audit
     storage audio_transforms augmentation spectrograms photo_transforms evaluation model report
     learner runs training jobs experiments search_space search cards tracking
-    weights mobilenet custom_cnn transfer irmas_mel irmas_multistft gtzan_mlp_cnn
-    graphs export training_setup app examples answers demo races costs startup benchmarks
+    weights mobilenet custom_cnn transfer irmas_mel irmas_multistft gtzan_mlp_cnn scoring
+    graphs export training_setup app examples lessons answers demo races costs startup benchmarks
 '''.split()
 
 
