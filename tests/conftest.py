@@ -52,14 +52,13 @@ def items(esc):
 @pytest.fixture(scope='session')
 def tiny():
     return Recipe(
-        'tiny',
-        store=('storage.sound_store', dict(sr=8000)),
+        'tiny').replace(store=Part(sound_store, sr=8000),
         window=8000,
         lr=1e-2,
         epochs=3,
         bs=16,
-        front_end=('audio_transforms.LogMel', dict(sr=8000, n_fft=256, hop_length=128, n_mels=32)),
-        body=('model.MeanStdLinear', dict(n_in=32)),
+        front_end=Part(LogMel, sr=8000, n_fft=256, hop_length=128, n_mels=32),
+        backbone=Part(MeanStdLinear, n_in=32),
     )
 
 

@@ -122,7 +122,7 @@ def train_command(cwd, recipe, *args, cache=None, most=None):
         os.environ['INSTRUMENTS_CACHE'] = str(cache)
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    as_script(cwd, 'instruments_train', recipe.name, '--epochs', recipe.epochs, *args)
+    as_script(cwd, 'instruments_train', recipe.name, '--epochs', recipe.optimisation.epochs, *args)
 
 
 NO_SPACE = os.strerror(errno.ENOSPC)
@@ -325,11 +325,10 @@ def photos(tmp_path):
     classes = instruments30.classes[:3]
     root = synthesize(instruments30, tmp_path, classes=classes, train=4, valid=1, test=1, px=48)
     recipe = Recipe(
-        'tiny-photos',
-        window=0,
-        store=('storage.photo_store', dict(size=32)),
-        front_end=('photo_transforms.Photo', dict(size=32)),
-        body=('custom_cnn.CustomCNN', dict(channels=(8, 16), head=0)),
+        'tiny-photos').replace(window=0,
+        store=Part(photo_store, size=32),
+        front_end=Part(Photo, size=32),
+        backbone=Part(CustomCNN, channels=(8, 16), head=0),
         epochs=20,
         bs=4,
         lr=1e-2,

@@ -83,7 +83,7 @@ KINDS = (
 
 @pytest.mark.parametrize('recipe', KINDS)
 def test_every_kind_of_recipe(recipe, sounds, photos, tmp_path, capsys):
-    folder = sounds if RECIPES[recipe].window else photos
+    folder = sounds if RECIPES[recipe].data.window else photos
     run = train(recipe, folder, tmp_path / 'run', weights='none', epochs=1)
     said = capsys.readouterr().out
     assert {f.name for f in run.path.iterdir()} == {

@@ -12,12 +12,12 @@ from instruments_nbdev.runs import FILES
 from instruments_nbdev.training import fit
 from processes import KILLED, dies_before, dies_writing, run
 
-AUGMENT = ('audio_transforms.CircularShift', {}), ('audio_transforms.Gain', {})
+AUGMENT = Part(CircularShift), Part(Gain)
 RECIPES = dict(
     plain={},
     averaged=dict(ema=0.9),
     best=dict(save_best=True, lr=0.5),  # so fast that the best is not the last
-    augmented=dict(augment=AUGMENT, mixup=('audio_transforms.WaveMixup', {})),
+    augmented=dict(augment=AUGMENT, mixup=Part(WaveMixup)),
 )
 
 
