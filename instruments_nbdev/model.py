@@ -179,7 +179,7 @@ def _check_labels(labels):
 
 
 def _check_recipe(recipe):
-    is_store = recipe.data.store.name.endswith('_store')
+    is_store = recipe.data.store.kind.__name__.endswith('_store')
     if recipe.data.window < 0 or not is_store:
         raise TrainingError('its store is none')
 
