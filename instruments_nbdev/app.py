@@ -687,7 +687,7 @@ def instruments_quickstart(
             root = synthesize(esc50, tmp)
         recipe = _quickstart_recipe(epochs, is_real)
         items = esc50.items(root)
-        what = f'{recipe.name} for {recipe.epochs} epochs on {len(items)} clips'
+        what = f'{recipe.name} for {recipe.optimisation.epochs} epochs on {len(items)} clips'
         print(f'2/4  training {what}, fold 1 held out')
         run = fit(recipe, items, fold=1, out=free_path(out), cache=None if is_real else tmp)
         print(f'3/4  {run}')

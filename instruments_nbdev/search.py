@@ -328,7 +328,7 @@ def _selection(recipe, items):
     if not (items.split == 'valid').any():
         raise TrainingError(
             f'recipe {recipe.name}: a search chooses on validation, '
-            f'and split {recipe.split!r} has no such part'
+            f'and split {recipe.data.split!r} has no such part'
         )
     return items
 
