@@ -120,7 +120,7 @@ def confidence_threshold(
     clf,  # a `Classifier` with one label an item
 ) -> float:
     "The probability below which the answer is \"not sure\""
-    return clf.sure or SURE
+    return clf.confidence_threshold or SURE
 
 
 def answer_table(
@@ -133,7 +133,7 @@ def answer_table(
     """
     import pandas as pd
 
-    several = clf.recipe.multi_label
+    several = clf.recipe.network.multi_label
     level = clf.levels(probs) if several else confidence_threshold(clf)
     names = [label_name(label) for label in clf.labels]
     index = pd.Index(clf.labels, name='label')
@@ -189,7 +189,7 @@ def stretches(
     import pandas as pd
 
     probs = timeline.iloc[:, 2:].to_numpy()
-    if clf.recipe.multi_label:
+    if clf.recipe.network.multi_label:
         heard = probs >= clf.levels(probs)
     else:
         first = probs.argmax(1)[:, None] == np.arange(len(clf.labels))
@@ -254,7 +254,7 @@ def say_over_time(
     if len(shares) == 1 and shares.iloc[0] > 0.9:
         prob = np.average(heard.prob, weights=heard.end - heard.start)
         return f'{shares.index[0]} ({percent(prob)})'
-    if clf.recipe.multi_label:
+    if clf.recipe.network.multi_label:
         return _say_together(shares)
     return _say_one_by_one(heard, shares)
 
@@ -379,7 +379,7 @@ def show_where(
     k: int = 2,  # labels whose evidence is drawn
 ) -> tuple:  # a figure of square photos side by side, and what each of them is
     "A photo, and where the evidence for its most probable labels lies"
-    top = table[:k] if hasattr(clf.body, 'evidence') else table[:0]
+    top = table[:k] if hasattr(clf.backbone, 'evidence') else table[:0]
     photo = x[0].permute(1, 2, 0) / 255
     titles = ('as the model sees it', *(f'for {name}' for name in top.name))
     with _look():
@@ -465,7 +465,7 @@ def _hear_over_time(clf, path, store):
     from instruments_nbdev.model import predict_store
 
     seconds = len(store[0]) / store.sr
-    window = clf.recipe.window / store.sr
+    window = clf.recipe.data.window / store.sr
     timeline = clf.timeline(path, window / 4 if seconds <= _FINE else None)
     heard = stretches(clf, timeline)
     shares = heard_shares(heard, seconds)
@@ -487,7 +487,7 @@ def _answer_sound(clf, path, store):
     _check_length(path.name, seconds)
     if np.abs(x.astype(int)).max() < _SILENT:
         raise ItemError(f'{path.name} is silent: nothing in it is louder than -60 dB')
-    hear = _hear_over_time if len(x) > clf.recipe.window else _hear
+    hear = _hear_over_time if len(x) > clf.recipe.data.window else _hear
     answered = hear(clf, path, store)
     answered.seconds = seconds
     return answered
@@ -530,7 +530,6 @@ def _check_header(path, data):
 
 
 def _answered(path, model, asked):
-    from instruments_nbdev.model import build
 
     data = read_upload(path)
     kind = kind_of(data)
@@ -539,7 +538,7 @@ def _answered(path, model, asked):
         _check_header(path, data)
     clf = open_model(model)
     with TemporaryDirectory(ignore_cleanup_errors=True) as tmp, _one_thread():
-        store = build(clf.recipe.store, paths=[path], cache=tmp, skip_broken=True, progress=False)
+        store = clf.recipe.data.store(paths=[path], cache=tmp, skip_broken=True, progress=False)
         if store.broken:
             raise ItemError(f'{path.name} {store.broken[str(path)]}')
         give = _answer_sound if kind == 'sound' else _answer_photo

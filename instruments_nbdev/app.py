@@ -149,10 +149,10 @@ def free_path(
 # %% ../nbs/reference/app.ipynb #2ba81a98
 def _show_dataset(dataset, root):
     from instruments_nbdev.data import data_root, synthetic_items
-    from instruments_nbdev.splits import best_constant
+    from instruments_nbdev.splits import majority_class
 
     items = dataset.items(root)
-    label, share = best_constant(items.label)
+    label, share = majority_class(items.label)
     home = data_root(dataset.name, root)
     kind = ', a synthetic stand-in' if synthetic_items(items) else ''
     classes = len(dataset.classes)
@@ -356,7 +356,7 @@ def instruments_train(
     if layout:
         chosen, items = own_folder(chosen, data, names, split, fold, seed, every)
     else:
-        items = dataset_items(chosen.data, data, classes='all' if every_class else names)
+        items = dataset_items(chosen.data.dataset, data, classes='all' if every_class else names)
     if every:
         out = Path(out or f'runs/{chosen.name}-cv')
         if out.exists() and not resume:
@@ -415,7 +415,7 @@ def instruments_search(
     chosen = changed_recipe(recipe, epochs)
     study = search(
         chosen,
-        DATASETS[chosen.data].items(data),
+        DATASETS[chosen.data.dataset].items(data),
         SPACES[recipe],
         trials,
         storage=storage,
@@ -477,12 +477,10 @@ def instruments_grid(
         how = 'pip install "instruments_nbdev[track]"'
         print(f'wandb is not installed, nothing will be tracked: {how}', file=sys.stderr)
 
-    from dataclasses import replace
-
     from instruments_nbdev.gtzan_mlp_cnn import grid_recipes, run_grid
     from instruments_nbdev.training_setup import dataset_items
 
-    recipes = [replace(r, epochs=epochs or r.epochs) for r in grid_recipes(grid, only)]
+    recipes = [r.replace(epochs=epochs or r.optimisation.epochs) for r in grid_recipes(grid, only)]
     print(f'{len(recipes)} configuration(s), {seeds} seed(s)', flush=True)
     items = dataset_items('gtzan', data)
     run_grid(recipes, items, out, seeds, jobs=jobs, cluster=cluster, track=track)
@@ -552,7 +550,7 @@ def _write_predictions(clf, files, path, progress):
     how = {'newline': '', 'encoding': 'utf-8', 'errors': 'backslashreplace'}
     writing = nullcontext(path) if is_device else replacing(target)
     with writing as tmp, naming(path), open(tmp, 'w', **how) as f:
-        table = _Table(f, clf.recipe.multi_label)
+        table = _Table(f, clf.recipe.network.multi_label)
         for row in clf.predict_rows(files, progress):
             table.add(row)
             if not row['error']:
@@ -565,7 +563,9 @@ def _print_predictions(clf, files, progress):
     "A line a file; gives the files that could be read"
     good = []
     for row in clf.predict_rows(files, progress):
-        print(f'{_printable(row["path"])}: {row["error"] or _sentence(row, clf.sure)}')
+        print(
+            f'{_printable(row["path"])}: {row["error"] or _sentence(row, clf.confidence_threshold)}'
+        )
         if not row['error']:
             good.append(row['path'])
     return good
@@ -656,15 +656,13 @@ def instruments_leaderboard(
 # %% ../nbs/reference/app.ipynb #03a8fb1d
 def _quickstart_recipe(epochs, is_real):
     "sounds-cnn, shorter on synthetic sounds"
-    from dataclasses import replace
-
     from instruments_nbdev.training_setup import RECIPES
 
     recipe = RECIPES['sounds-cnn']
     if is_real:
-        return replace(recipe, epochs=epochs or recipe.epochs)
+        return recipe.replace(epochs=epochs or recipe.optimisation.epochs)
     # a hundred steps are over before an average with a longer memory has forgotten the start
-    return replace(recipe, epochs=epochs or 20, ema=0.9)
+    return recipe.replace(epochs=epochs or 20, ema=0.9)
 
 
 @command
@@ -689,7 +687,7 @@ def instruments_quickstart(
             root = synthesize(esc50, tmp)
         recipe = _quickstart_recipe(epochs, is_real)
         items = esc50.items(root)
-        what = f'{recipe.name} for {recipe.epochs} epochs on {len(items)} clips'
+        what = f'{recipe.name} for {recipe.optimisation.epochs} epochs on {len(items)} clips'
         print(f'2/4  training {what}, fold 1 held out')
         run = fit(recipe, items, fold=1, out=free_path(out), cache=None if is_real else tmp)
         print(f'3/4  {run}')

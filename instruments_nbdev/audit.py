@@ -29,7 +29,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .data import DATASETS, data_root
 from .files import PHOTOS
-from .splits import best_constant, one_side
+from .splits import majority_class, one_side
 
 # %% ../nbs/reference/audit.ipynb #31134935
 _FP_SR, _FP_HOP, _FP_BANDS = 8000, 256, 40  # of fingerprints: Hz, samples, bands
@@ -337,7 +337,7 @@ class Audit:
         "Counts of all that was looked for, and the majority-class baseline"
         counts = self.items.label.explode().value_counts()
         pairs = self.pairs
-        label, share = best_constant(self.items.label)
+        label, share = majority_class(self.items.label)
         other_label = pairs.label_a != pairs.label_b
         found = {'items': len(self.items)}
         found |= Counter('files ' + fault.split(':')[0] for fault in self.faults.fault)

@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -37,11 +36,11 @@ from .costs import run_costs
 from .data import esc50
 from .evaluation import one_hot
 from .files import DataError, write_json
-from .learner import SCHEDULES, ItemLoader, make_learner
+from .learner import ItemLoader, make_learner, schedule_of
 from .machine import fastest_settings, set_speed
 from .model import Classifier
 from .races import FRONT, accuracy_race, by_format, throughput
-from .recipes import RECIPES, Recipe, build
+from .recipes import RECIPES, Recipe
 from .splits import split_items
 from .startup import start_table, startup
 from .storage import sound_store
@@ -165,12 +164,14 @@ def _learner(recipe, items, folder, seed=0):
     "What `fit` makes of a recipe before it trains: fastest settings, checkpoints in `folder`"
     labels, device = sorted(items.label.unique()), default_device()
     targets = torch.from_numpy(one_hot(items.label, labels)).float()
-    store = build(recipe.store, paths=items.path.tolist(), cache=folder, progress=False)
+    store = recipe.data.store(paths=items.path.tolist(), cache=folder, progress=False)
 
     def loader(split):
         idxs = np.flatnonzero(items.split == split)
         is_train = split == 'train'
-        return ItemLoader(store, targets, idxs, recipe.bs, recipe.window, is_train, device)
+        return ItemLoader(
+            store, targets, idxs, recipe.optimisation.bs, recipe.data.window, is_train, device
+        )
 
     train, valid = loader('train'), loader('valid')
     torch.manual_seed(seed)
@@ -187,11 +188,11 @@ def epoch_share(
     epochs: int = 6,  # the first does not count
 ) -> dict:  # `outside`: median share; `phases`: median seconds of each
     "Share of a training epoch outside forward, backward and step"
-    recipe = replace(recipe, epochs=epochs)
+    recipe = recipe.replace(epochs=epochs)
     with TemporaryDirectory() as folder:
         learn = _learner(recipe, items, folder)
         log = add_marks(learn)
-        learn.fit(epochs, cbs=ParamScheduler(SCHEDULES[recipe.schedule](recipe)))
+        learn.fit(epochs, cbs=ParamScheduler(schedule_of(recipe)))
     each = phases(log)[1:]
     shares = [outside(epoch) for epoch in each]
     names = sorted({phase for epoch in each for phase in epoch})
@@ -317,7 +318,7 @@ def _accuracy(items, small):
     name = Path(items.path.iloc[0]).suffix[1:]
     if not small:
         return dict(formats={name: accuracy_race(items, ours, theirs)})
-    ours, theirs = replace(ours, epochs=1), replace(theirs, epochs=1)
+    ours, theirs = ours.replace(epochs=1), theirs.replace(epochs=1)
     race = accuracy_race(items, ours, theirs, seeds=(0,), workers=(0,))
     return dict(formats={'small': race})
 

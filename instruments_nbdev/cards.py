@@ -7,7 +7,6 @@ __all__ = ['SYNTHETIC_WARNING', 'model_card', 'bundle', 'confidence_of_runs']
 
 # %% ../nbs/reference/cards.ipynb #a6a195c9
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,13 @@ from .model import save_model
 from .recipes import TrainingError, recipe_from
 from .report import is_trained_on_synthetic
 from .runs import Run
+from .storage import sound_store
 
 # %% ../nbs/reference/cards.ipynb #6f65b4ee
 def _same_recipe(record, other):
     "Are two records of one recipe, whatever was held out?"
     recipes = [recipe_from(r['recipe']) for r in (record, other)]
-    one, another = (replace(recipe, split='') for recipe in recipes)
+    one, another = (recipe.replace(split='') for recipe in recipes)
     return one == another
 
 
@@ -105,9 +105,9 @@ _OTHERS = dict(
 
 def _dataset(recipe):
     "The data set of a recipe; a person's own folder has no name and no licence"
-    if recipe.data in DATASETS:
-        return DATASETS[recipe.data]
-    kind = 'sound' if recipe.window else 'photo'
+    if recipe.data.dataset in DATASETS:
+        return DATASETS[recipe.data.dataset]
+    kind = 'sound' if recipe.data.window else 'photo'
     title = "its maker's own folder"
     return Dataset('folders', kind, title, 'folders', {}, licence='not stated')
 
@@ -123,17 +123,18 @@ def _model_facts(clf):
     recipe = clf.recipe
     facts = dict(
         about=recipe.about,
-        one='one or several' if recipe.multi_label else 'one',
+        one='one or several' if recipe.network.multi_label else 'one',
         labels=', '.join(clf.labels),
         recipe=recipe.name,
         origin='',
         sure='',
     )
-    if recipe.weights:
-        start = f'`{recipe.weights}` of `{recipe.body[0]}`'
+    if recipe.network.weights:
+        start = f'`{recipe.network.weights}` of `{recipe.network.backbone.name}`'
         facts['origin'] = f'The network began as pretrained weights, {start}. '
-    if clf.sure:
-        facts['sure'] = f', but below {100 * clf.sure:.0f} % of confidence it is not sure'
+    if clf.confidence_threshold:
+        level = f'{100 * clf.confidence_threshold:.0f} %'
+        facts['sure'] = f', but below {level} of confidence it is not sure'
     return facts
 
 
@@ -171,7 +172,7 @@ def model_card(
     )
 
 # %% ../nbs/reference/cards.ipynb #99c962e0
-_CHOSEN = ('temperature', 'sure', 'thresholds')  # on validation
+_CHOSEN = ('temperature', 'confidence_threshold', 'thresholds')  # on validation
 
 
 def bundle(
@@ -187,6 +188,8 @@ def bundle(
     part = 'cv' if way == 'cv' else _tested_part(record)
     figures = record['cv'] if way == 'cv' else record['metrics'][part]
     chosen = {k: record[k] for k in _CHOSEN if k in record}
+    if 'sure' in record:  # its name of before
+        chosen.setdefault('confidence_threshold', record['sure'])
     clf.summary = chosen | clf.summary | {part: figures}
     folder.mkdir(parents=True, exist_ok=True)
     card = model_card(run, record, name)

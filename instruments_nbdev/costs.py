@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import groupby
@@ -32,7 +31,13 @@ from .experiments import read_records, record_row
 from .files import DataError, write_json
 from .learner import ItemLoader, make_learner
 from .machine import fastest_settings, set_speed, time_step
-from .model import Classifier, blank_batch, predict_store, save_model
+from instruments_nbdev.model import (
+    Classifier,
+    MeanStdLinear,
+    blank_batch,
+    predict_store,
+    save_model,
+)
 from .recipes import RECIPES, Recipe, recipe_from
 from .timing import PeakMemory, read_record, summarise, take_turns, this_machine
 
@@ -47,10 +52,10 @@ class NoiseStore:
     ):
         shape = blank_batch(recipe).shape[1:]
         kind = blank_batch(recipe).dtype
-        low, high = (-9000, 9000) if recipe.window else (0, 256)
+        low, high = (-9000, 9000) if recipe.data.window else (0, 256)
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randint(low, high, (min(n, 64), *shape), dtype=kind, generator=generator)
-        self.lengths = np.full(n, recipe.window)
+        self.lengths = np.full(n, recipe.data.window)
 
     def __len__(self):
         return len(self.lengths)
@@ -68,7 +73,7 @@ def multiply_adds(
 
     x = clf.eval().front_end(NoiseStore(clf.recipe, 1).x)
     with FlopCounterMode(display=False) as counted:
-        clf.body(x)
+        clf.backbone(x)
     return counted.get_total_flops() // 2
 
 
@@ -77,8 +82,8 @@ def learning(
 ) -> int:
     "Number of parameters that learn in some epoch of the recipe, or in the first fit of the head"
     recipe = clf.recipe
-    only_head = recipe.epochs <= recipe.freeze
-    groups = clf.groups()[-1 if only_head else recipe.fixed :]
+    only_head = recipe.optimisation.epochs <= recipe.tuning.freeze_epochs
+    groups = clf.groups()[-1 if only_head else recipe.tuning.frozen_groups :]
     return sum(p.numel() for group in groups for p in group)
 
 
@@ -116,13 +121,10 @@ class StepClock(Callback):
         return np.diff(self.ends).tolist()
 
 
-def _at(spec, progress):
+def _at(part, progress):
     "A transform as it is when a share `progress` of the training is done: photos grow"
-    name, arguments = spec
-    sizes = [size for start, size in arguments.get('sizes', ()) if start <= progress]
-    if not sizes:
-        return spec
-    return name, arguments | dict(sizes=((0.0, sizes[-1]),))
+    sizes = [size for start, size in part.arguments.get('sizes', ()) if start <= progress]
+    return part.but(sizes=((0.0, sizes[-1]),)) if sizes else part
 
 
 def epoch_kinds(
@@ -131,10 +133,12 @@ def epoch_kinds(
     "Each kind of epoch of a recipe"
 
     def one_epoch(epoch):
-        augment = tuple(_at(spec, epoch / recipe.epochs) for spec in recipe.augment)
-        return replace(recipe, epochs=1, freeze=int(epoch < recipe.freeze), augment=augment)
+        augment = tuple(_at(part, epoch / epochs) for part in recipe.augmentation.augment)
+        is_frozen = epoch < recipe.tuning.freeze_epochs
+        return recipe.replace(epochs=1, freeze_epochs=int(is_frozen), augment=augment)
 
-    each = map(one_epoch, range(recipe.epochs))
+    epochs = recipe.optimisation.epochs
+    each = map(one_epoch, range(epochs))
     return [(kind, len(list(same))) for kind, same in groupby(each)]
 
 # %% ../nbs/reference/costs.ipynb #61e011f9
@@ -146,11 +150,12 @@ def time_steps(
     limit: float = 30.0,  # seconds of all steps
 ) -> list:
     "Seconds of some training steps of a recipe, on noise"
-    store = NoiseStore(recipe, recipe.bs * (most + 2))
+    store = NoiseStore(recipe, recipe.optimisation.bs * (most + 2))
     targets = torch.eye(len(labels))[torch.arange(len(store)) % len(labels)]
     device = default_device()
-    train = ItemLoader(store, targets, range(len(store)), recipe.bs, recipe.window, True, device)
-    valid = ItemLoader(store, targets, [], recipe.bs, recipe.window, False, device)
+    bs, window = recipe.optimisation.bs, recipe.data.window
+    train = ItemLoader(store, targets, range(len(store)), bs, window, True, device)
+    valid = ItemLoader(store, targets, [], bs, window, False, device)
     clf = set_speed(Classifier(recipe, labels).to(device), **speed)
     clock = StepClock(most, limit)
     loaders = DataLoaders(train, valid, device=device)
@@ -160,7 +165,7 @@ def time_steps(
 
 def _batch_for(clf, x, y, limit):
     "The batch size at which a step takes `limit` seconds at most, and the fastest settings"
-    bs = clf.recipe.bs
+    bs = clf.recipe.optimisation.bs
     each = time_step(clf.train(), x[:2], y[:2], 1) / 2
     while bs > 2 and bs * each > limit:
         bs //= 2
@@ -183,10 +188,10 @@ def training_costs(
         bs, speed = _batch_for(Classifier(recipe, labels).to(device), x, y, limit)
         kinds = []
         for kind, n in epoch_kinds(recipe):
-            kind = replace(kind, bs=bs)
+            kind = kind.replace(bs=bs)
             seconds = time_steps(kind, labels, speed, repeats, limit * repeats)
             step = summarise(seconds)
-            kinds.append(dict(epochs=n, frozen=bool(kind.freeze), step=step))
+            kinds.append(dict(epochs=n, frozen=bool(kind.tuning.freeze_epochs), step=step))
     return dict(bs=bs, speed=speed, kinds=kinds, peak_mb=memory.rise)
 
 # %% ../nbs/reference/costs.ipynb #3c8c634b
@@ -210,8 +215,8 @@ def recipe_costs(
     repeats: int = 3,  # timings of each thing, after one that does not count
 ) -> dict:
     "What a recipe costs in this process, with random weights, on noise"
-    recipe = replace(recipe, weights='')
-    labels = list(labels or DATASETS[recipe.data].classes)
+    recipe = recipe.replace(weights='')
+    labels = list(labels or DATASETS[recipe.data.dataset].classes)
     train = training_costs(recipe, labels, limit, repeats)
     clf = Classifier(recipe, labels)
     return dict(
@@ -222,8 +227,8 @@ def recipe_costs(
         file_bytes=file_bytes(clf),
         **train,
         items_per_second=prediction_rates(clf, repeats),
-        first_fit=recipe.probe,
-        views=len(recipe.views),
+        first_fit=recipe.tuning.probe,
+        views=len(recipe.augmentation.tta),
     )
 
 
@@ -257,7 +262,7 @@ def costs_alone(
 ) -> dict:
     "What `recipe_costs` gives in a process of its own"
     command = [sys.executable, '-c', _CHILD]
-    told = json.dumps([asdict(recipe), kw])
+    told = json.dumps([recipe.as_dict(), kw])
     child = subprocess.run(command, input=told, capture_output=True, text=True)
     if child.returncode:
         last = (child.stderr.splitlines() or ['no word'])[-1]
@@ -269,7 +274,7 @@ def costs_alone(
 def _digest(recipe):
     "What a recipe's costs depend on, as a digest: its fields, the machine, the libraries"
     made = {k: v for k, v in this_machine().items() if k != 'load'}
-    content = json.dumps([asdict(recipe), made], sort_keys=True)
+    content = json.dumps([recipe.as_dict(), made], sort_keys=True)
     return blake2b(content.encode(), digest_size=8).hexdigest()
 
 
@@ -291,7 +296,7 @@ def run_costs(
             todo.append(recipe)
     for recipe in todo:
         made = this_machine()
-        facts = dict(data=recipe.data, recipe_bs=recipe.bs, load=made['load'])
+        facts = dict(data=recipe.data.dataset, recipe_bs=recipe.optimisation.bs, load=made['load'])
         done[recipe.name] = costs_alone(recipe, **arguments) | facts | dict(same=_digest(recipe))
         record['costs'] = dict(made=made | dict(small=small), recipes=done)
         write_json(out, record)

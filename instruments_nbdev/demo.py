@@ -34,7 +34,12 @@ from .app import command, whole_number
 from .examples import EXAMPLES, example_file
 from .files import DataError
 from .labels import label_name
-from .model_files import bundled, describe_model, model_takes
+from instruments_nbdev.model_files import (
+    bundled,
+    confidence_threshold_of,
+    describe_model,
+    model_takes,
+)
 from .recipes import TrainingError
 
 # %% ../nbs/reference/demo.ipynb #e3d6588a
@@ -141,7 +146,7 @@ def _when_sure(description):
     "When a model names a label"
     if description['recipe'].get('multi_label'):
         return 'names each label that reaches its own level'
-    level = description['summary'].get('sure') or SURE
+    level = confidence_threshold_of(description['summary']) or SURE
     return f'says “not sure” below about {100 * level:.0f} %'
 
 

@@ -23,7 +23,7 @@ from .files import write_json
 from .folders import first_few
 from .jobs import run_jobs
 from .model import load_model
-from .recipes import Recipe, TrainingError, build, recipe_from
+from .recipes import Recipe, TrainingError, recipe_from, with_new_names
 from .report import is_trained_on_synthetic
 from .runs import Run, data_hash, working_folder
 from .splits import add_folds
@@ -54,7 +54,7 @@ def _with_folds(items, how):
 
 def _whole_folds(recipe):
     "The recipe with a split that tests one fold and trains on all the others"
-    return recipe if recipe.split in _MADE_FOLDS else replace(recipe, split='folds')
+    return recipe if recipe.data.split in _MADE_FOLDS else recipe.replace(split='folds')
 
 
 def cross_validate(
@@ -72,8 +72,8 @@ def cross_validate(
 
     Finished runs in `out` are kept. `TrainingError` for a class that is in one fold only."""
     out = Path(out or f'runs/{recipe.name}-cv')
-    items = _with_folds(items, recipe.split).drop(columns='split', errors='ignore')
-    build(recipe.store, paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
+    items = _with_folds(items, recipe.data.split).drop(columns='split', errors='ignore')
+    recipe.data.store(paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
     recipe = _whole_folds(recipe)
     calls = []
     for seed, fold in product(range(seeds), sorted(items.fold.unique())):
@@ -160,7 +160,7 @@ def data_text(
     record: dict,  # of a run, a cross-validation or a search
 ) -> str:
     "The data set of a record; ' (synthetic)' behind it where that was a stand-in"
-    data = record['recipe'].get('data', '')
+    data = with_new_names(record['recipe']).get('dataset', '')
     return f'{data} (synthetic)' if is_trained_on_synthetic(record) else data
 
 # %% ../nbs/reference/experiments.ipynb #7a406bf9
@@ -260,12 +260,12 @@ def soup(
     records = [run.record for run in runs]
     recipe = recipe_from(records[0]['recipe'])
     items = ready_items(recipe, items, fold, records[0]['seed'])
-    store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
+    store = recipe.data.store(paths=items.path.tolist(), cache=cache, progress=progress)
     plan = dict(recipe=records[0]['recipe'], data_hash=data_hash(items, store))
     _check_alike(runs, plan)
     record = plan | dict(
         seed=[r['seed'] for r in records],
-        trained_on=dict(data=recipe.data, synthetic=synthetic_items(items)),
+        trained_on=dict(data=recipe.data.dataset, synthetic=synthetic_items(items)),
         device=records[0]['device'],
         seconds=sum(r['seconds'] for r in records),
         config=dict(fold=fold),

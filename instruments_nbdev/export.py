@@ -37,7 +37,7 @@ from instruments_nbdev.graphs import (
 from .machine import set_speed
 from .model import Classifier, blank_batch, has_plain_sizes, load_model
 from .model_files import bundled, model_path
-from .recipes import Recipe, TrainingError, named
+from .recipes import Part, Recipe, TrainingError
 from .runs import device_name, versions
 from .storage import photo_store, sound_store
 from .timing import take_turns, torch_threads
@@ -48,9 +48,9 @@ def answer(
     clf: Classifier,
     x,  # raw sounds (B, T) or photos (B, 3, H, W)
 ) -> torch.Tensor:
-    "Probabilities (B, C) as `predict_store` has them: over all views, tempered"
+    "Probabilities (B, C) as `predict_store` has them: over all test-time augmentations, tempered"
     probs = clf.answer(x)
-    if clf.recipe.multi_label or clf.temperature == 1:
+    if clf.recipe.network.multi_label or clf.temperature == 1:
         return probs
     return (probs.clamp(min=1e-9).log() / clf.temperature).softmax(1)
 
@@ -66,7 +66,7 @@ class Answer(nn.Module):
         return answer(self.clf, x)
 
 # %% ../nbs/reference/export.ipynb #3ff05043
-VERSION = 1  # of the facts
+VERSION = 2  # of the facts; 1 calls the confidence threshold `sure`
 _INPUT = dict(
     sound=(
         'float32 (batch, {window}): mono at {rate} Hz from -1 to 1; a shorter sound ends in '
@@ -79,20 +79,19 @@ _INPUT = dict(
 _OUTPUT = {
     True: 'a label is there from its threshold on: a probability of its own, or, where '
     '`thresholds` is one number, a share of the largest probability',
-    False: 'one label; below the level `sure` the answer is a guess',
+    False: 'one label; below the `confidence_threshold` the answer is a guess',
 }
 
 
 def _medium(recipe):
     "kind, and rate and window or side, of what a recipe's store holds"
-    name, arguments = recipe.store
-    store = named(name)  # model files of before call it by the module in which it used to be
-    if store is sound_store and recipe.window:
-        return dict(kind='sound', rate=arguments['sr'], window=recipe.window)
-    if store is photo_store and not recipe.window:
+    store, arguments = recipe.data.store.kind, recipe.data.store.arguments
+    if store is sound_store and recipe.data.window:
+        return dict(kind='sound', rate=arguments['sr'], window=recipe.data.window)
+    if store is photo_store and not recipe.data.window:
         return dict(kind='photo', size=arguments.get('size', 224))
     why = 'only sounds and photos can be written as ONNX, and this is neither'
-    raise TrainingError(f'{recipe.name}: {why} ({name})')
+    raise TrainingError(f'{recipe.name}: {why} ({store.__name__})')
 
 
 def onnx_facts(
@@ -102,7 +101,7 @@ def onnx_facts(
     recipe = clf.recipe
     medium = _medium(recipe)
     hop = max(medium.get('window', 0) // 2, 1)
-    several = recipe.multi_label
+    several = recipe.network.multi_label
     return dict(
         version=VERSION,
         name=recipe.name,
@@ -111,10 +110,10 @@ def onnx_facts(
         output=f'float32 (batch, {len(clf.labels)}), probabilities: {_OUTPUT[several]}',
         labels=clf.labels,
         several=several,
-        shared=several and recipe.softmax,
+        shared=several and recipe.network.softmax,
         thresholds=clf.thresholds,
         temperature=clf.temperature,
-        sure=clf.sure,
+        confidence_threshold=clf.confidence_threshold,
     )
 
 # %% ../nbs/reference/export.ipynb #39717263
@@ -195,14 +194,13 @@ class OnnxClassifier(Classifier):
         nn.Module.__init__(self)
         self.session = session
         self.labels = facts['labels']
-        self.summary = {k: facts[k] for k in ('temperature', 'sure', 'thresholds')}
+        self.summary = {k: facts[k] for k in ('temperature', 'confidence_threshold', 'thresholds')}
         if facts['kind'] == 'sound':
-            store = ('storage.sound_store', dict(sr=facts['rate']))
+            store = Part(sound_store, sr=facts['rate'])
         else:
-            store = ('storage.photo_store', dict(size=facts['size']))
+            store = Part(photo_store, size=facts['size'])
         window, several = facts.get('window', 0), facts['several']
-        self.recipe = Recipe(
-            facts['name'],
+        self.recipe = Recipe(facts['name']).replace(
             store=store,
             window=window,
             multi_label=several,
@@ -212,7 +210,7 @@ class OnnxClassifier(Classifier):
         self.here = nn.Parameter(torch.zeros(0), requires_grad=False)
 
     def forward(self, x):
-        x = to_float(x) if self.recipe.window else x
+        x = to_float(x) if self.recipe.data.window else x
         return torch.from_numpy(run_session(self.session, x))
 
     def answer(self, x):
@@ -220,7 +218,7 @@ class OnnxClassifier(Classifier):
 
     def probs(self, p):
         "Before the temperature"
-        if self.recipe.multi_label or self.temperature == 1:
+        if self.recipe.network.multi_label or self.temperature == 1:
             return p
         return (p.log() * self.temperature).softmax(1)
 
@@ -235,7 +233,7 @@ def _could_be_facts(facts):
     "Could `onnx_facts` have written these?"
     thresholds = facts['thresholds']
     shares = list(thresholds.values()) if isinstance(thresholds, dict) else [thresholds]
-    shares.append(facts['sure'])
+    shares.append(facts['confidence_threshold'])
     size = facts['rate' if facts['kind'] == 'sound' else 'size']
     return (
         _are_labels(facts['labels'])
@@ -251,6 +249,8 @@ def _classifier(session, facts):
     "The model of a session and its facts, tried on silence or on a black photo"
     if facts['version'] > VERSION:
         raise TrainingError('made by a newer version of this package')
+    if 'sure' in facts:  # its name of before
+        facts = facts | dict(confidence_threshold=facts['sure'])
     if not _could_be_facts(facts):
         raise TrainingError('its description is not that of a model')
     clf = OnnxClassifier(session, facts).eval()
@@ -346,10 +346,10 @@ def _model_record(model, folder, rounds):
     "Size, speed and agreement of one model"
     clf = load_model(model)
     f = export_onnx(clf, Path(folder) / f'{Path(model).stem}.onnx')
-    files = _some_files(clf.recipe.data)
+    files = _some_files(clf.recipe.data.dataset)
     return dict(
         recipe=clf.recipe.name,
-        data=clf.recipe.data,
+        data=clf.recipe.data.dataset,
         kind=onnx_facts(clf)['kind'],
         bytes=model_path(model).stat().st_size,
         onnx_bytes=f.stat().st_size,
@@ -370,7 +370,7 @@ def onnx_record(
     return dict(
         device=device_name(),
         versions=versions() | {name: version(name) for name in EXTRA},
-        rows=rows_race(LogMel(**MN_FRONT_END[1])),
+        rows=rows_race(LogMel(**MN_FRONT_END.arguments)),
         models=found,
     )
 

@@ -12,7 +12,6 @@ import json
 import math
 import re
 import shutil
-from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,13 +19,35 @@ import numpy as np
 import torch
 from torch import nn
 
-from .augmentation import ClipNorm, Resample
-from .custom_cnn import ACTIVATIONS
+from .audio_transforms import LogMel
+from instruments_nbdev.augmentation import (
+    AddNoise,
+    BandGain,
+    ClipNorm,
+    FreqShift,
+    PitchShift,
+    Resample,
+    TimeStretch,
+    WaveMixup,
+)
+from .custom_cnn import ACTIVATIONS, SoundCNN
 from .figures import GREY
 from .files import replacing
+from .irmas_multistft import EQ, Speed
 from .model import Classifier, predict_store
-from .recipes import RECIPES, Recipe, TrainingError, add_recipe, build
-from .transfer import MASKS, SOUND_AUGMENT
+from instruments_nbdev.recipes import (
+    RECIPES,
+    Augmentation,
+    Data,
+    Network,
+    Optimisation,
+    Part,
+    Recipe,
+    TrainingError,
+    add_recipe,
+)
+from .storage import sound_store
+from .transfer import MASKS, MN, SOUND_AUGMENT
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #1f384b8f
 def compare_splits(
@@ -46,7 +67,7 @@ def compare_splits(
     rows = {}
     for how in hows:
         folded = add_folds(items, n, how=how)
-        cv = cross_validate(replace(recipe, split='folds'), folded, out=Path(out) / how, **kw)
+        cv = cross_validate(recipe.replace(split='folds'), folded, out=Path(out) / how, **kw)
         rows[how] = cv.summary()
     return pd.DataFrame(rows).T[['mean', 'sd', 'low', 'high', 'n', 'constant']]
 
@@ -142,58 +163,58 @@ class CEL(nn.Sequential):
 _BASE = Recipe(
     'spec-cnn',
     about='Grid of source S5, base on spectrograms: CEL with 128-128-64',
-    data='gtzan',
-    split='groups',
-    store=('storage.sound_store', dict(sr=22050)),
-    window=110250,
-    front_end=(
-        'audio_transforms.LogMel',
-        dict(sr=22050, n_fft=2048, hop_length=1024, n_mels=64, top_db=80.0, norm='clip'),
+    data=Data(
+        dataset='gtzan',
+        split='groups',
+        store=Part(sound_store, sr=22050),
+        window=110250,
     ),
-    body=(
-        'gtzan_mlp_cnn.CEL',
-        dict(dim=2, channels=(16, 32, 64), sizes=(128, 128, 64), dropout=0.3, act='relu'),
+    network=Network(
+        front_end=Part(
+            LogMel, sr=22050, n_fft=2048, hop_length=1024, n_mels=64, top_db=80.0, norm='clip'
+        ),
+        backbone=Part(
+            CEL, dim=2, channels=(16, 32, 64), sizes=(128, 128, 64), dropout=0.3, act='relu'
+        ),
+        half=True,
     ),
-    epochs=25,
-    bs=32,
-    lr=5e-4,
-    wd=0.0,
-    schedule='cosine',
-    half=True,
+    optimisation=Optimisation(
+        epochs=25,
+        bs=32,
+        lr=5e-4,
+        wd=0.0,
+        schedule='cosine',
+    ),
 )
-_WAVE = replace(
-    _BASE,
+_WAVE = _BASE.replace(
     name='wave-cnn',
     about='Grid of source S5, base on waveforms: CEL with 128-128-64',
-    front_end=('gtzan_mlp_cnn.Waveform', dict(decimate=4)),
-    body=('gtzan_mlp_cnn.CEL', _BASE.body[1] | dict(dim=1, channels=(16, 32, 64, 64))),
+    front_end=Part(Waveform, decimate=4),
+    backbone=_BASE.network.backbone.but(dim=1, channels=(16, 32, 64, 64)),
 )
 
 
-def _but(base, key, body=None, **changes):
-    "`base` with some fields replaced, and some arguments of its body; `key` joins its name"
-    part, arguments = base.body
-    return replace(
-        base,
+def _but(base, key, arguments=None, **changes):
+    "`base` with some fields replaced, and some arguments of its backbone; `key` joins its name"
+    return base.replace(
         name=f'{base.name}-{key}',
         about=f'{base.about}; {key}',
-        body=(part, arguments | (body or {})),
+        backbone=base.network.backbone.but(**arguments or {}),
         **changes,
     )
 
 
 def _mlp(base, key, sizes, dropout, lr):
     "A perceptron on the input of `base`, whose waveform is halved once more"
-    front_end, n_in = base.front_end, 64 * (1 + base.window // 1024)
+    front_end, n_in = base.network.front_end, 64 * (1 + base.data.window // 1024)
     if base is _WAVE:
-        front_end, n_in = ('gtzan_mlp_cnn.Waveform', dict(decimate=8)), math.ceil(base.window / 8)
-    return replace(
-        base,
+        front_end, n_in = Part(Waveform, decimate=8), math.ceil(base.data.window / 8)
+    return base.replace(
         name=f'{base.name[:4]}-mlp-{key}',
         about=f'Grid of source S5, perceptron {key}',
         front_end=front_end,
         lr=lr,
-        body=('gtzan_mlp_cnn.MLP', dict(n_in=n_in, sizes=sizes, dropout=dropout)),
+        backbone=Part(MLP, n_in=n_in, sizes=sizes, dropout=dropout),
     )
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #3e202bab
@@ -226,9 +247,9 @@ def _acts(b):
 
 _SGD, _NO_DROP = dict(opt='sgd', lr=1e-2), dict(dropout=0.0)
 _NOISY = (
-    ('audio_transforms.TimeStretch', dict(p=0.5)),
-    ('audio_transforms.PitchShift', dict(p=0.5)),
-    ('audio_transforms.AddNoise', dict(p=0.5)),
+    Part(TimeStretch, p=0.5),
+    Part(PitchShift, p=0.5),
+    Part(AddNoise, p=0.5),
 )
 
 GRIDS = {
@@ -295,10 +316,11 @@ def _step_seconds(recipe):
     "Seconds of a training step, with its augmentation, on random clips"
     from instruments_nbdev.machine import time_step
 
-    augment = nn.Sequential(*map(build, recipe.augment))
+    augment = nn.Sequential(*(part() for part in recipe.augmentation.augment))
     model = nn.Sequential(augment, Classifier(recipe, range(10))).train()
-    x = torch.randint(-9000, 9000, (recipe.bs, recipe.window), dtype=torch.int16)
-    return time_step(model, x, torch.arange(recipe.bs) % 10, n=2)
+    bs = recipe.optimisation.bs
+    x = torch.randint(-9000, 9000, (bs, recipe.data.window), dtype=torch.int16)
+    return time_step(model, x, torch.arange(bs) % 10, n=2)
 
 
 def grid_seconds(
@@ -311,8 +333,9 @@ def grid_seconds(
 
     seconds = {}
     for recipe in recipes:
-        steps = n_train // recipe.bs + 0.4 * n_valid / recipe.bs
-        seconds[recipe.name] = _step_seconds(recipe) * steps * recipe.epochs
+        bs, epochs = recipe.optimisation.bs, recipe.optimisation.epochs
+        steps = n_train // bs + 0.4 * n_valid / bs
+        seconds[recipe.name] = _step_seconds(recipe) * steps * epochs
     return pd.Series(seconds)
 
 # %% ../nbs/05_gtzan_mlp_cnn.ipynb #c7e0f852
@@ -378,8 +401,8 @@ def run_grid(
         parts.append(split[split.split != 'test'].reset_index(drop=True))
     # sounds are decoded once, before there are several processes
     paths, cache = parts[0].path.tolist(), kw.get('cache')
-    for store in {json.dumps(recipe.store): recipe.store for recipe in recipes}.values():
-        build(store, paths=paths, cache=cache, progress=kw.get('progress', True))
+    for store in {repr(recipe.data.store): recipe.data.store for recipe in recipes}.values():
+        store(paths=paths, cache=cache, progress=kw.get('progress', True))
     calls = []
     for seed, part in enumerate(parts):
         for recipe in recipes:
@@ -413,7 +436,7 @@ def _brief(record):
 
 def _settings(recipe):
     "The fields of a stored recipe that are not the defaults"
-    usual = {f.name: json.loads(json.dumps(f.default)) for f in fields(Recipe) if f.name != 'name'}
+    usual = json.loads(json.dumps(Recipe('').as_dict()))
     own = {k: v for k, v in recipe.items() if k not in ('name', 'about')}
     return {k: v for k, v in own.items() if v != usual.get(k)}
 
@@ -618,7 +641,7 @@ def _figures_on(run, items, cache):
     from instruments_nbdev.evaluation import score
 
     clf = run.model
-    store = build(clf.recipe.store, paths=items.path.tolist(), cache=cache, progress=False)
+    store = clf.recipe.data.store(paths=items.path.tolist(), cache=cache, progress=False)
     return score(items.label.tolist(), predict_store(clf, store), clf.labels)
 
 
@@ -666,13 +689,15 @@ add_recipe(
         'genres-cnn',
         about='Small residual CNN on 96 mel bands; '
         'GTZAN in fragments of 5 s, 5 folds of neighbours',
-        data='gtzan',
-        split='neighbours',
-        store=('storage.sound_store', dict(sr=22050)),
-        window=110250,
-        front_end=(
-            'audio_transforms.LogMel',
-            dict(
+        data=Data(
+            dataset='gtzan',
+            split='neighbours',
+            store=Part(sound_store, sr=22050),
+            window=110250,
+        ),
+        network=Network(
+            front_end=Part(
+                LogMel,
                 sr=22050,
                 n_fft=1024,
                 hop_length=512,
@@ -681,25 +706,26 @@ add_recipe(
                 log='ln',
                 mel_norm='slaney',
             ),
+            backbone=Part(SoundCNN, n_mels=96, widths=(32, 64, 112, 128), groups=4, dropout=0.3),
+            half=True,
         ),
-        augment=SOUND_AUGMENT,
-        mixup=('audio_transforms.WaveMixup', dict(alpha=0.4)),
-        augment_features=(
-            ('audio_transforms.FreqShift', dict(bands=3)),
-            ('audio_transforms.BandGain', dict(sd=0.9)),
-            *MASKS,
+        augmentation=Augmentation(
+            augment=SOUND_AUGMENT,
+            augment_features=(
+                Part(FreqShift, bands=3),
+                Part(BandGain, sd=0.9),
+                *MASKS,
+            ),
+            mixup=Part(WaveMixup, alpha=0.4),
         ),
-        body=(
-            'custom_cnn.SoundCNN',
-            dict(n_mels=96, widths=(32, 64, 112, 128), groups=4, dropout=0.3),
+        optimisation=Optimisation(
+            epochs=60,
+            bs=32,
+            lr=4e-3,
+            wd=0.02,
+            label_smoothing=0.1,
+            ema=0.98,
         ),
-        epochs=60,
-        bs=32,
-        lr=4e-3,
-        wd=0.02,
-        label_smoothing=0.1,
-        ema=0.98,
-        half=True,
     )
 )
 
@@ -716,24 +742,23 @@ _AUDIOSET = dict(
     rock=219,
 )  # its numbers of the ten genres
 add_recipe(
-    replace(
-        RECIPES['sounds-mn04'],
+    RECIPES['sounds-mn04'].replace(
         name='genres-mn04',
-        data='gtzan',
+        dataset='gtzan',
         split='neighbours',
         about='mn04 from AudioSet, its genres as the head to begin with; '
         'GTZAN in fragments of 5 s, 5 folds of neighbours: 79 % or more, '
         'two minutes a fold on one core',
         window=80000,
-        body=('transfer.MN', dict(start=tuple(_AUDIOSET.values()), dropout=0.3)),
+        backbone=Part(MN, start=tuple(_AUDIOSET.values()), dropout=0.3),
         augment=(
             *SOUND_AUGMENT,
-            ('irmas_multistft.Speed', dict(lo=-1.5, hi=1.5, p=0.5)),
-            ('irmas_multistft.EQ', dict(sd=4.0, p=0.7)),
+            Part(Speed, lo=-1.5, hi=1.5, p=0.5),
+            Part(EQ, sd=4.0, p=0.7),
         ),
         epochs=24,
-        fixed=2,
-        lr_low=0.01,
+        frozen_groups=2,
+        lr_mult=0.01,
         l2_sp=0.3,
         label_smoothing=0.15,
         ema=0.99,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'SCHEDULES', 'ItemLoader', 'Augment', 'Reseed', 'Freeze', 'EMA', 'History', 'Best', 'Checkpoint',
-           'Penalty', 'Plateau', 'group_rates', 'L2SP', 'make_learner']
+           'Penalty', 'Plateau', 'group_rates', 'L2SP', 'schedule_of', 'make_learner']
 
 # %% ../nbs/reference/learner.ipynb #68b1d3d1
 import io
@@ -40,7 +40,7 @@ from tqdm import tqdm
 from .augmentation import seed_transforms
 from .files import replacing
 from .model import Classifier
-from .recipes import Recipe, build
+from .recipes import Recipe
 
 # %% ../nbs/reference/learner.ipynb #8533a977
 class ItemLoader(DataLoader):
@@ -97,8 +97,9 @@ class Augment(Callback):
     order = 1
 
     def __init__(self, recipe: Recipe):
-        self.tfms = nn.Sequential(*map(build, recipe.augment))
-        self.mixup = build(recipe.mixup) if recipe.mixup else None
+        self.tfms = nn.Sequential(*(part() for part in recipe.augmentation.augment))
+        mixup = recipe.augmentation.mixup
+        self.mixup = None if mixup is None else mixup()
 
     def before_batch(self):
         if not self.training:
@@ -140,11 +141,11 @@ class Freeze(Callback):
     def __init__(
         self,
         epochs: int,  # first epochs, in which only the last group (the head) learns
-        fixed: int = 0,  # first groups that stay frozen throughout
+        frozen: int = 0,  # first groups that stay frozen throughout
         keep_stats: bool = False,  # batch norms outside the head keep their statistics throughout
     ):
         self.epochs = epochs
-        self.fixed = fixed
+        self.frozen = frozen
         self.keep = keep_stats
 
     def norms(self, n):
@@ -154,7 +155,7 @@ class Freeze(Callback):
         return [m for m in self.model.modules() if isinstance(m, kind) and id(m.weight) in ids]
 
     def before_train(self):
-        start = -1 if self.epoch < self.epochs else self.fixed
+        start = -1 if self.epoch < self.epochs else self.frozen
         self.opt.freeze_to(start)
         for norm in self.norms(-1 if self.keep else start):
             norm.eval()
@@ -343,7 +344,7 @@ class Checkpoint(Callback):
 
 # %% ../nbs/reference/learner.ipynb #e200113a
 class Penalty(Callback):
-    "L1 and L2 penalties on the body's weights, not on biases and norms, in the training loss"
+    "L1 and L2 penalties on the backbone's weights, not on biases and norms, in the training loss"
 
     def __init__(self, l1: float = 0.0, l2: float = 0.0):
         self.l1 = l1
@@ -352,7 +353,7 @@ class Penalty(Callback):
     def after_loss(self):
         if not self.training:
             return
-        weights = [p for p in self.model.body.parameters() if p.ndim > 1]
+        weights = [p for p in self.model.backbone.parameters() if p.ndim > 1]
         penalty = sum(self.l1 * w.abs().sum() + self.l2 * w.square().sum() for w in weights)
         self.learn.loss_grad = self.learn.loss_grad + penalty
 
@@ -392,7 +393,8 @@ def group_rates(
     n: int,  # groups of parameters
 ):
     "Learning rates of all groups, from the input to the head"
-    return recipe.lr if n == 1 else np.geomspace(recipe.lr * recipe.lr_low, recipe.lr, n)
+    lr = recipe.optimisation.lr
+    return lr if n == 1 else np.geomspace(lr * recipe.tuning.lr_mult, lr, n)
 
 # %% ../nbs/reference/learner.ipynb #d279c517
 class L2SP(Callback):
@@ -430,11 +432,12 @@ class L2SP(Callback):
 OPTIMISERS = {'adam': Adam, 'sgd': partial(SGD, mom=0.9), 'rmsprop': partial(RMSProp, mom=0.9)}
 
 
-def _one_cycle(r):
+def _one_cycle(recipe, lr):
     "fastai's one-cycle schedule (Smith, 2018)"
+    up = recipe.optimisation.pct_start
     return {
-        'lr': combined_cos(r.pct_start, r.lr / 25, r.lr, r.lr / 1e5),
-        'mom': combined_cos(r.pct_start, 0.95, 0.85, 0.95),
+        'lr': combined_cos(up, lr / 25, lr, lr / 1e5),
+        'mom': combined_cos(up, 0.95, 0.85, 0.95),
     }
 
 
@@ -443,38 +446,40 @@ def _two_lines(pct, start, top, end):
     return combine_scheds([pct, 1 - pct], [SchedLin(start, top), SchedLin(top, end)])
 
 
-def _one_cycle_linear(r):
+def _one_cycle_linear(recipe, lr):
     "PyTorch's `OneCycleLR` with `anneal_strategy='linear'`"
+    up = recipe.optimisation.pct_start
     return {
-        'lr': _two_lines(r.pct_start, r.lr / 25, r.lr, r.lr / 25e4),
-        'mom': _two_lines(r.pct_start, 0.95, 0.85, 0.95),
+        'lr': _two_lines(up, lr / 25, lr, lr / 25e4),
+        'mom': _two_lines(up, 0.95, 0.85, 0.95),
     }
 
 
-def _fine_tune(r):
+def _fine_tune(recipe, lr):
     "fastai's `fine_tune`: a cycle for the frozen epochs, half of its rate for the rest"
-    if not 0 < r.freeze < r.epochs:
-        return _one_cycle(r)
-    frozen = r.freeze / r.epochs
+    frozen, epochs = recipe.tuning.freeze_epochs, recipe.optimisation.epochs
+    if not 0 < frozen < epochs:
+        return _one_cycle(recipe, lr)
+    frozen = frozen / epochs
     shares = [frozen, 1 - frozen]
     momentum = (0.95, 0.85, 0.95)
     rates = [
-        combined_cos(0.99, r.lr / 25, r.lr, r.lr / 1e5),
-        combined_cos(0.3, r.lr / 10, r.lr / 2, r.lr / 2e5),
+        combined_cos(0.99, lr / 25, lr, lr / 1e5),
+        combined_cos(0.3, lr / 10, lr / 2, lr / 2e5),
     ]
     momenta = [combined_cos(0.99, *momentum), combined_cos(0.3, *momentum)]
     return {'lr': combine_scheds(shares, rates), 'mom': combine_scheds(shares, momenta)}
 
 
-def _cosine(r):
-    return {'lr': SchedCos(r.lr, r.lr / 1e3)}
+def _cosine(recipe, lr):
+    return {'lr': SchedCos(lr, lr / 1e3)}
 
 
-def _constant(r):
-    return {'lr': SchedNo(r.lr, r.lr)}
+def _constant(recipe, lr):
+    return {'lr': SchedNo(lr, lr)}
 
 
-def _plateau(r):
+def _plateau(recipe, lr):
     return {}  # the callback `Plateau` does it
 
 
@@ -486,6 +491,15 @@ SCHEDULES = {
     'constant': _constant,
     'plateau': _plateau,
 }
+
+
+def schedule_of(
+    recipe: Recipe,
+    lr=None,  # one rate, or one for each group; None: the recipe's
+) -> dict:  # 'lr' and 'mom', for fastai's `ParamScheduler`
+    "What learning rate and momentum do over a training"
+    lr = recipe.optimisation.lr if lr is None else lr
+    return SCHEDULES[recipe.optimisation.schedule](recipe, lr)
 
 # %% ../nbs/reference/learner.ipynb #e68e6cd3
 def _binary_loss(smoothing):
@@ -512,20 +526,24 @@ def _callbacks(recipe, n_groups):
     "The callbacks that a recipe asks for"
     cbs = []
     if n_groups > 1:
-        cbs.append(Freeze(recipe.freeze, recipe.fixed, recipe.keep_stats))
-        if recipe.l2_sp or recipe.l2_sp_head:
-            cbs.append(L2SP(recipe.l2_sp, recipe.l2_sp_head))
-    if recipe.clip:
-        cbs.append(GradientClip(recipe.clip))
-    if recipe.l1 or recipe.l2:
-        cbs.append(Penalty(recipe.l1, recipe.l2))
-    if recipe.schedule == 'plateau':
+        cbs.append(
+            Freeze(
+                recipe.tuning.freeze_epochs, recipe.tuning.frozen_groups, recipe.tuning.keep_stats
+            )
+        )
+        if recipe.tuning.l2_sp or recipe.tuning.l2_sp_head:
+            cbs.append(L2SP(recipe.tuning.l2_sp, recipe.tuning.l2_sp_head))
+    if recipe.optimisation.grad_clip:
+        cbs.append(GradientClip(recipe.optimisation.grad_clip))
+    if recipe.optimisation.l1 or recipe.optimisation.l2:
+        cbs.append(Penalty(recipe.optimisation.l1, recipe.optimisation.l2))
+    if recipe.optimisation.schedule == 'plateau':
         cbs.append(Plateau(group_rates(recipe, n_groups)))
-    if recipe.ema:
-        cbs.append(EMA(recipe.ema))
-    if recipe.save_best or recipe.patience:
+    if recipe.optimisation.ema:
+        cbs.append(EMA(recipe.optimisation.ema))
+    if recipe.optimisation.save_best or recipe.optimisation.patience:
         # patience begins when the whole network has begun to move
-        cbs.append(Best(recipe.patience, recipe.freeze))
+        cbs.append(Best(recipe.optimisation.patience, recipe.tuning.freeze_epochs))
     return cbs
 
 
@@ -540,12 +558,13 @@ def make_learner(
     cbs: tuple = (),  # further fastai callbacks
 ) -> Learner:
     "A fastai `Learner` that trains as the recipe says"
-    if recipe.multi_label and recipe.softmax:
-        loss = _shared_loss(recipe.label_smoothing)
-    elif recipe.multi_label:
-        loss = _binary_loss(recipe.label_smoothing)
+    smoothing = recipe.optimisation.label_smoothing
+    if recipe.network.multi_label and recipe.network.softmax:
+        loss = _shared_loss(smoothing)
+    elif recipe.network.multi_label:
+        loss = _binary_loss(smoothing)
     else:
-        loss = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
+        loss = partial(F.cross_entropy, label_smoothing=recipe.optimisation.label_smoothing)
     history = History([] if rows is None else rows, recipe.name, progress)
     cbs = [Augment(recipe), Reseed(seed), history, *cbs]
     cbs += _callbacks(recipe, len(clf.groups()))
@@ -555,9 +574,9 @@ def make_learner(
         dls,
         clf,
         loss_func=loss,
-        opt_func=OPTIMISERS[recipe.opt],
-        lr=recipe.lr,
-        wd=recipe.wd,
+        opt_func=OPTIMISERS[recipe.optimisation.opt],
+        lr=recipe.optimisation.lr,
+        wd=recipe.optimisation.wd,
         cbs=cbs,
         splitter=Classifier.groups,
         train_bn=False,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'BLANK_DIGEST', 'bundled', 'model_path', 'file_digest', 'is_intact', 'read_file', 'describe_model',
-           'model_takes']
+           'confidence_threshold_of', 'model_takes']
 
 # %% ../nbs/reference/model_files.ipynb #98a730bb
 import json
@@ -42,7 +42,7 @@ def model_path(
     return path
 
 # %% ../nbs/reference/model_files.ipynb #6e790cc8
-FORMAT = 1
+FORMAT = 2  # 1: fields and weights of the recipe are called `body`, `views` and so on
 BLANK_DIGEST = '0' * 32  # stands where the digest will be
 
 
@@ -101,6 +101,13 @@ def describe_model(
     if not isinstance(meta, dict) or not isinstance(meta.get('recipe'), dict):
         raise TrainingError(f'{path}: its description is none')
     return meta
+
+
+def confidence_threshold_of(
+    facts: dict,  # the summary of a model, or the record of a run
+) -> float:
+    "Below this confidence an answer is \"not sure\"; 0 where there is none. Reads old records, too"
+    return float(facts.get('confidence_threshold', facts.get('sure', 0.0)))
 
 
 def model_takes(

@@ -9,7 +9,6 @@ __all__ = ['FRONT', 'librosa_clip', 'librosa_batches', 'ClipByClip', 'torchaudio
 
 # %% ../nbs/reference/races.ipynb #ba1202c2
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -33,7 +32,7 @@ from .irmas_multistft import BANDS
 from .learner import ItemLoader, make_learner
 from .machine import fastest_settings, set_speed
 from .model import Classifier
-from .recipes import RECIPES, Recipe, build
+from .recipes import RECIPES, Recipe
 from .storage import decode, sound_store
 from .timing import summarise, take_turns, this_machine, times_faster
 from .training import fit
@@ -321,24 +320,24 @@ def band_training(
 ) -> dict:
     "Clips a second in training: ours, ours compiled, and by librosa with a `DataLoader`"
     labels = sorted(items.label.unique())
-    y, bs, device = _targets(items, labels), recipe.bs, default_device()
+    y, bs, device = _targets(items, labels), recipe.optimisation.bs, default_device()
     paths = items.path.tolist()
-    store = build(recipe.store, paths=paths, cache=cache, progress=False)
-    loader = ItemLoader(store, y, np.arange(len(y)), bs, recipe.window, True, device)
+    store = recipe.data.store(paths=paths, cache=cache, progress=False)
+    loader = ItemLoader(store, y, np.arange(len(y)), bs, recipe.data.window, True, device)
     ours, faster, theirs = (Classifier(recipe, labels).to(device).train() for _ in range(3))
     x, t = loader.one_batch()
     settings = fastest_settings(ours, x[:4], t[:4])
     set_speed(ours, **settings)
     set_speed(faster, **settings, compile=True)
-    augment = nn.Sequential(*map(build, recipe.augment)).train()
-    mix = build(recipe.mixup)
+    augment = nn.Sequential(*(part() for part in recipe.augmentation.augment)).train()
+    mix = recipe.augmentation.mixup()
 
     def our_mixtures():
         for _ in range(rounds + 1):
             for x, t in loader:
                 yield mix(augment(x), t)
 
-    data = BandsByLibrosa(paths, y, recipe.window)
+    data = BandsByLibrosa(paths, y, recipe.data.window)
     files = torch.utils.data.DataLoader(data, bs, shuffle=True, drop_last=True, num_workers=workers)
 
     def their_batches():
@@ -349,7 +348,7 @@ def band_training(
     ways = dict(ours=_stepper(ours, our_mixtures()))
     if compiled:
         ways['compiled'] = _stepper(faster, our_mixtures())
-    ways['librosa'] = _stepper(theirs.body, their_batches())
+    ways['librosa'] = _stepper(theirs.network.backbone, their_batches())
     took = take_turns(ways, rounds)
     return dict(
         recipe=recipe.name,
@@ -372,22 +371,22 @@ def full_epochs(
     "Seconds of an epoch with pretrained branches, frozen and then unfrozen; the second of two each"
     labels = sorted(items.label.unique())
     y = _targets(items, labels)
-    store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=False)
-    recipe, device = replace(recipe, epochs=4, freeze=2), default_device()
+    store = recipe.data.store(paths=items.path.tolist(), cache=cache, progress=False)
+    recipe, device = recipe.replace(epochs=4, freeze_epochs=2), default_device()
     clf = Classifier(recipe, labels).to(device)
-    clf.body.warm = True  # what the weights are costs nothing
+    clf.backbone.warm = True  # what the weights are costs nothing
     idxs = np.resize(np.arange(len(y)), n)
-    train = ItemLoader(store, y, idxs, recipe.bs, recipe.window, True, device)
-    valid = ItemLoader(store, y, [], recipe.bs, recipe.window, False, device)
+    train = ItemLoader(store, y, idxs, recipe.optimisation.bs, recipe.data.window, True, device)
+    valid = ItemLoader(store, y, [], recipe.optimisation.bs, recipe.data.window, False, device)
     settings = fastest_settings(clf.train(), *train.one_batch())
     set_speed(clf, **settings)
     rows = []
     loaders = DataLoaders(train, valid, device=device)
-    make_learner(recipe, clf, loaders, rows=rows, progress=False).fit(recipe.epochs)
+    make_learner(recipe, clf, loaders, rows=rows, progress=False).fit(recipe.optimisation.epochs)
     return dict(
         recipe=recipe.name,
         n=n,
-        bs=recipe.bs,
+        bs=recipe.optimisation.bs,
         frozen=rows[1]['seconds'],
         unfrozen=rows[3]['seconds'],
         settings=settings,
@@ -415,22 +414,23 @@ def published_epochs(
     "Yields validation accuracy after each epoch of the source's network, trained from files"
     torch.manual_seed(seed)
     labels = sorted(items.label.unique())
-    front = recipe.front_end[1]
+    front = recipe.network.front_end.arguments
 
     def loader(split):
         part = items[items.split == split]
         y = part.label.map(labels.index)
         is_train = split == 'train'
-        return torchaudio_loader(part.path, y, front, recipe.window, recipe.bs, workers, is_train)
+        window, bs = recipe.data.window, recipe.optimisation.bs
+        return torchaudio_loader(part.path, y, front, window, bs, workers, is_train)
 
     train, valid = loader('train'), loader('valid')
     net = PublishedSoundCNN(len(labels))
-    opt = torch.optim.RMSprop(net.parameters(), lr=recipe.lr)
-    steps = dict(epochs=recipe.epochs, steps_per_epoch=len(train))
+    opt = torch.optim.RMSprop(net.parameters(), lr=recipe.optimisation.lr)
+    steps = dict(epochs=recipe.optimisation.epochs, steps_per_epoch=len(train))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        opt, recipe.lr, **steps, anneal_strategy='linear'
+        opt, recipe.optimisation.lr, **steps, anneal_strategy='linear'
     )
-    for _ in range(recipe.epochs):
+    for _ in range(recipe.optimisation.epochs):
         net.train()
         for x, y in train:
             opt.zero_grad()
@@ -462,7 +462,7 @@ def our_epochs(
     "Validation accuracy and time after each epoch of `fit`, from an empty cache"
     with TemporaryDirectory() as folder:
         start = time.perf_counter()
-        build(recipe.store, paths=items.path.tolist(), cache=folder, progress=False)
+        recipe.data.store(paths=items.path.tolist(), cache=folder, progress=False)
         decoding = time.perf_counter() - start
         kw = dict(cache=folder, progress=False)
         record = fit(recipe, items, seed=seed, out=Path(folder) / 'run', **kw).record
@@ -497,7 +497,7 @@ def expected_seconds(
 # %% ../nbs/reference/races.ipynb #247cd287
 def _epoch_seconds(items, recipe, choices=(0, 2)):
     "Seconds of the second epoch of the source's way, for each number of loader processes"
-    two = replace(recipe, epochs=2)
+    two = recipe.replace(epochs=2)
     seconds = {}
     for workers in choices:
         rows = clock_epochs(published_epochs(items, two, 0, workers))

@@ -114,7 +114,7 @@ def show_inputs(
 ):
     "The features of a few items, as the network sees them; gives the figure"
     idxs = np.asarray(idxs)
-    x = store.batch(idxs, clf.recipe.window) if clf.recipe.window else store.batch(idxs)
+    x = store.batch(idxs, clf.recipe.data.window) if clf.recipe.data.window else store.batch(idxs)
     with torch.inference_mode():
         features = clf.front_end(x.to(next(clf.parameters()).device))
     features = _one_picture(features).float().cpu()
@@ -275,7 +275,7 @@ def write_report(
     m = report.metrics
     interval = f'{percent(m["low"])} to {percent(m["high"])}'
     synthetic = is_trained_on_synthetic(record)
-    kind = 'photos' if not clf.recipe.window else 'sounds'
+    kind = 'photos' if not clf.recipe.data.window else 'sounds'
     what = f'synthetic {kind}' if synthetic else 'items'
     told = {k: v for k, v in record.items() if k not in ('epochs', 'errors')}
     page = _PAGE.render(

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from .evaluation import Report
 from .files import naming, replacing
 from .model import load_model
-from .recipes import TrainingError
+from .recipes import TrainingError, with_new_names
 from .report import is_trained_on_synthetic, percent, show_curves
 
 # %% ../nbs/reference/runs.ipynb #3a14514f
@@ -130,6 +130,8 @@ def _check_plan(path, plan, out):
         with replacing(path) as tmp:
             tmp.write_text(json.dumps(plan))
     old = json.loads(path.read_text())
+    if isinstance(old.get('recipe'), dict):
+        old['recipe'] = with_new_names(old['recipe'])
     new = json.loads(json.dumps(plan))
     changed = [key for key in new if old.get(key) != new[key]]
     if changed:

@@ -14,7 +14,6 @@ import platform
 import re
 import shutil
 import time
-from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from .data import synthetic_items
 from .figures import GREY
 from .files import write_json
 from .jobs import run_anywhere, spread
-from .recipes import SPACES, Recipe, TrainingError, build, recipe_from
+from .recipes import SPACES, Recipe, TrainingError, recipe_from, with_new_names
 from .runs import device_name, versions
 from instruments_nbdev.search_space import (
     configure,
@@ -38,7 +37,7 @@ from instruments_nbdev.search_space import (
     quiet_optuna,
     suggest_all,
 )
-from .splits import best_constant, split_items
+from .splits import majority_class, split_items
 from .training import fit
 
 # %% ../nbs/reference/search.ipynb #e1e50663
@@ -138,13 +137,13 @@ def _plan(recipe, items, space, seed):
     "What a search is of, as JSON gives it back"
     valid = items.label[items.split == 'valid'].tolist()
     plan = dict(
-        recipe=asdict(recipe),
+        recipe=recipe.as_dict(),
         space=space,
         seed=seed,
-        trained_on=dict(data=recipe.data, synthetic=synthetic_items(items)),
+        trained_on=dict(data=recipe.data.dataset, synthetic=synthetic_items(items)),
         data_hash=_items_hash(items),
         n=len(valid),
-        constant=round(best_constant(valid)[1], 4),
+        constant=round(majority_class(valid)[1], 4),
         device=device_name(),
         versions=versions(),
     )
@@ -185,7 +184,7 @@ def connect(self: _Search):
         else:
             storage = _journal(self.where, self.place / 'journal')
         pruner = optuna.pruners.MedianPruner(
-            n_startup_trials=5, n_warmup_steps=self.recipe.epochs // 5
+            n_startup_trials=5, n_warmup_steps=self.recipe.optimisation.epochs // 5
         )
         how = dict(
             study_name=f'{self.recipe.name}-seed{self.plan["seed"]}',
@@ -323,13 +322,13 @@ def train(self: _Search, trial, recipe):
 def _selection(recipe, items):
     "The items to train on and to choose by; not those of the test part"
     if 'split' not in items:
-        how = 'halves' if recipe.split == 'folds' else recipe.split
+        how = 'halves' if recipe.data.split == 'folds' else recipe.data.split
         items = split_items(items, how, fold=1)
     items = items[items.split != 'test'].reset_index(drop=True)
     if not (items.split == 'valid').any():
         raise TrainingError(
             f'recipe {recipe.name}: a search chooses on validation, '
-            f'and split {recipe.split!r} has no such part'
+            f'and split {recipe.data.split!r} has no such part'
         )
     return items
 
@@ -371,7 +370,7 @@ def search(
     study = s.open()
     out.mkdir(parents=True, exist_ok=True)
     if s.left(study):
-        build(recipe.store, paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
+        recipe.data.store(paths=items.path.tolist(), cache=kw.get('cache'), progress=progress)
     while todo := s.left(study):
         spread(s.step, [()] * len(todo), jobs, cluster, progress, 'trials', threads)
     write_json(out / 'search.json', search_record(study))
@@ -458,7 +457,7 @@ def search_table(
     "A row a trial: complete ones first, best first; then those that were pruned or have failed"
     rows = []
     for trial in record['trials']:
-        row = {k: trial[k] for k in ('trial', 'state', 'value')} | trial['params']
+        row = {k: trial[k] for k in ('trial', 'state', 'value')} | with_new_names(trial['params'])
         rows.append(row | {k: trial[k] for k in ('epochs', 'seconds')})
     table = pd.DataFrame(rows).sort_values('value', ascending=False, kind='stable')
 
@@ -508,4 +507,4 @@ def best_recipe(
         raise TrainingError('a search without a complete trial has no best recipe')
     recipe = recipe or recipe_from(record['recipe'])
     best = configure(recipe, record['best']['params'])
-    return replace(best, name=f'{recipe.name}-search')
+    return best.replace(name=f'{recipe.name}-search')

@@ -8,12 +8,11 @@ __all__ = ['load_optuna', 'quiet_optuna', 'suggest_all', 'distributions_of', 'dr
 # %% ../nbs/reference/search_space.ipynb #1b8751b3
 import contextlib
 import warnings
-from dataclasses import asdict
 from inspect import signature
 
 import numpy as np
 
-from .recipes import Recipe, TrainingError, named, recipe_from
+from .recipes import GROUP_OF, Part, Recipe, TrainingError, with_new_names
 
 # %% ../nbs/reference/search_space.ipynb #122d5720
 def load_optuna():
@@ -97,25 +96,32 @@ def _arguments(part):
     return {name for maker in makers for name in signature(maker).parameters}
 
 
-def _with_argument(spec, name, value):
-    "A spec with the argument that a dotted name ends in"
+def _value_of(recipe, field):
+    "The value of a field of any group; None where there is no such field"
+    group = getattr(recipe, GROUP_OF.get(field, ''), None)
+    return getattr(group, field, None)
+
+
+def _with_argument(part, name, value):
+    "A part with the argument that a dotted name ends in"
     field, _, argument = name.partition('.')
-    if not (isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[1], dict)):
-        raise TrainingError(f'{name}: the recipe has no spec called {field!r}')
-    if argument not in _arguments(named(spec[0])):
-        raise TrainingError(f'{name}: {spec[0]} has no argument {argument!r}')
-    return spec[0], spec[1] | {argument: value}
+    if not isinstance(part, Part):
+        raise TrainingError(f'{name}: the recipe has no part called {field!r}')
+    if argument not in _arguments(part.kind):
+        raise TrainingError(f'{name}: {part.kind.__name__} has no argument {argument!r}')
+    return part.but(**{argument: value})
 
 
 def configure(
     recipe: Recipe,
-    params: dict,  # `lr` is a field, `body.arch` the argument `arch` of the spec `body`
+    params: dict,  # `lr` is a field, `backbone.arch` the argument `arch` of the part
 ) -> Recipe:
     "`recipe` with other values; `TrainingError` names what it does not know"
-    fields = asdict(recipe)
-    for name, value in params.items():
+    changes = {}
+    for name, value in with_new_names(params).items():
         field = name.partition('.')[0]
         if '.' in name:
-            value = _with_argument(fields.get(field), name, value)
-        fields[field] = value
-    return recipe_from(fields)
+            part = changes.get(field, _value_of(recipe, field))
+            value = _with_argument(part, name, value)
+        changes[field] = value
+    return recipe.replace(**changes)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .audio_transforms import MelSpectrogram, RandomTransform, to_float
+from .audio_transforms import MelSpectrogram, to_float
+from .augmentation import RandomTransform
 from .files import ItemError
 from .storage import SoundStore, Store, open_store
 

@@ -10,7 +10,6 @@ import io
 import os
 import re
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -126,7 +125,7 @@ class Track(Callback):
         except ImportError:
             return None
         recipe, seed = self.model.recipe, self.reseed.seed
-        config = dict(asdict(recipe), seed=seed, params=self.model.n_params)
+        config = dict(recipe.as_dict(), seed=seed, params=self.model.n_params)
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         name = f'{recipe.name}-seed{seed}'
         try:

@@ -8,7 +8,6 @@ __all__ = ['fit_probe', 'finish_run', 'parts_of', 'ready_items', 'fit']
 # %% ../nbs/reference/training.ipynb #ef3b2096
 import json
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +25,25 @@ from .data import synthetic_items
 from instruments_nbdev.evaluation import (
     Report,
     as_list,
+    fit_confidence_threshold,
     fit_share,
-    fit_sure,
     fit_temperature,
     fit_thresholds,
     one_hot,
     temper,
 )
 from .files import replacing
-from .learner import OPTIMISERS, SCHEDULES, ItemLoader, group_rates, make_learner
+from instruments_nbdev.learner import (
+    OPTIMISERS,
+    SCHEDULES,
+    ItemLoader,
+    group_rates,
+    make_learner,
+    schedule_of,
+)
 from .machine import fastest_settings, set_speed
-from .model import Classifier, load_model, predict_store, save_model
-from .recipes import Recipe, TrainingError, build
+from .model import Classifier, load_model, predict_store, save_model, with_new_keys
+from .recipes import Recipe, TrainingError
 from .report import write_report
 from .runs import Run, data_hash, device_name, versions, working_folder
 from .spectrograms import SpectrogramStore
@@ -47,7 +53,7 @@ from .splits import source_weights, split_items
 def _check_choices(recipe):
     "TrainingError for an optimiser or a schedule that is not known"
     for field, known in dict(opt=OPTIMISERS, schedule=SCHEDULES).items():
-        value = getattr(recipe, field)
+        value = getattr(recipe.optimisation, field)
         if value not in known:
             names = ', '.join(known)
             raise TrainingError(f'recipe {recipe.name}: {field} {value!r} is none of {names}')
@@ -57,30 +63,30 @@ def _start(recipe, labels):
     "A new classifier, with the pretrained weights that its recipe names"
     clf = Classifier(recipe, labels)
     _check_choices(recipe)
-    if not recipe.weights:
+    if not recipe.network.weights:
         return clf
-    body, arguments = recipe.body
-    if not hasattr(clf.body, 'load_weights'):
-        raise TrainingError(f'recipe {recipe.name}: {body} knows no pretrained weights')
-    brought = clf.body.load_weights(recipe.weights)
-    if brought:  # weights may bring arguments of the body with them
-        clf.recipe = replace(recipe, body=(body, {**arguments, **brought}))
+    if not hasattr(clf.backbone, 'load_weights'):
+        name = recipe.network.backbone.kind.__name__
+        raise TrainingError(f'recipe {recipe.name}: {name} knows no pretrained weights')
+    brought = clf.backbone.load_weights(recipe.network.weights)
+    if brought:  # weights may bring arguments of the backbone with them
+        clf.recipe = recipe.replace(backbone=recipe.network.backbone.but(**brought))
     return clf
 
 
 def _loaders(recipe, items, store, labels):
     "fastai's `DataLoaders` of the training and the validation items"
     targets = torch.from_numpy(one_hot(items.label, labels)).float()
-    device = default_device()
+    bs, window, device = recipe.optimisation.bs, recipe.data.window, default_device()
 
     def loader(split, weights=None):
         idxs = np.flatnonzero(items.split == split)
         train = split == 'train'
-        return ItemLoader(store, targets, idxs, recipe.bs, recipe.window, train, device, weights)
+        return ItemLoader(store, targets, idxs, bs, window, train, device, weights)
 
     weights = None
-    if recipe.balance < 1:
-        weights = source_weights(items[items.split == 'train'], recipe.balance)
+    if recipe.data.balance < 1:
+        weights = source_weights(items[items.split == 'train'], recipe.data.balance)
     dls = DataLoaders(loader('train', weights), loader('valid'), device=device)
     if not len(dls[0].dataset):
         raise TrainingError(f'recipe {recipe.name}: no training items')
@@ -112,38 +118,39 @@ def _resume(learn, path):
         return 0
     learn.model.to(default_device())  # the average is copied from it, and must lie beside it
     kept = torch.load(path, weights_only=True, map_location=default_device())
-    learn.model.load_state_dict(kept['model'])
+    learn.model.load_state_dict(with_new_keys(kept['model']))
     learn.create_opt()
     learn.opt.load_state_dict(kept['opt'])
     learn.history.rows[:] = kept['rows']
     if kept['ema']:
         learn.ema.before_fit()
-        learn.ema.avg.load_state_dict(kept['ema'])
+        learn.ema.avg.load_state_dict(with_new_keys(kept['ema']))
     if kept['best']:
-        learn.best.score, learn.best.epoch_, learn.best.state = kept['best']
+        learn.best.score, learn.best.epoch_, state = kept['best']
+        learn.best.state = state and with_new_keys(state)
     return len(kept['rows'])
 
 # %% ../nbs/reference/training.ipynb #5b8775ad
 def _probe_batches(recipe, loader):
     "(number of the pass, indices) of all batches that the probe is fitted on"
-    for k in range(recipe.probe):
-        for batch in chunked(loader.dataset.tolist(), recipe.bs):
+    for k in range(recipe.tuning.probe):
+        for batch in chunked(loader.dataset.tolist(), recipe.optimisation.bs):
             yield k, np.array(batch)
 
 
 def fit_probe(
-    clf: Classifier,  # whose body has `pooled` and `fit_head`
+    clf: Classifier,  # whose backbone has `pooled` and `fit_head`
     loader: ItemLoader,  # of the training items
     seed: int = 0,
     progress: bool = False,
 ) -> Classifier:
-    "`clf` with a head that is a logistic regression on what its frozen body makes of the items"
+    "`clf` with a head that is a logistic regression on what its frozen backbone makes of the items"
     recipe = clf.recipe
-    if not hasattr(clf.body, 'fit_head'):
-        why = f'{recipe.body[0]} has no head that can be fitted first'
+    if not hasattr(clf.backbone, 'fit_head'):
+        why = f'{recipe.network.backbone.kind.__name__} has no head that can be fitted first'
         raise TrainingError(f'recipe {recipe.name}: {why}')
     device = torch.device(default_device())
-    augment = nn.Sequential(*map(build, recipe.augment)).train()
+    augment = nn.Sequential(*(part() for part in recipe.augmentation.augment)).train()
     augment = seed_transforms(augment, seed)
     clf.to(device).eval()
     loader.seed(seed)
@@ -156,10 +163,10 @@ def fit_probe(
             x = x.to(device)
             if k:
                 x = augment(x)
-            pooled = clf.body.pooled(clf.front_end(x))
+            pooled = clf.backbone.pooled(clf.front_end(x))
             features.append(pooled.float().cpu())
             classes.append(y.argmax(1))
-    clf.body.fit_head(torch.cat(features), torch.cat(classes))
+    clf.backbone.fit_head(torch.cat(features), torch.cat(classes))
     return clf
 
 
@@ -169,12 +176,12 @@ def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
     set_speed(clf, **speed)
     learn = make_learner(recipe, clf, dls, seed, [], work, progress, cbs)
     done = _resume(learn, work / 'checkpoint.pt')
-    if recipe.probe and not done:
+    if recipe.tuning.probe and not done:
         fit_probe(clf, dls[0], seed, progress)
     rates = group_rates(recipe, len(clf.groups()))
-    schedule = ParamScheduler(SCHEDULES[recipe.schedule](replace(recipe, lr=rates)))
+    schedule = ParamScheduler(schedule_of(recipe, rates))
     try:
-        learn.fit(recipe.epochs, cbs=schedule, start_epoch=done)
+        learn.fit(recipe.optimisation.epochs, cbs=schedule, start_epoch=done)
     except OSError:
         learn.history.bar.close()
         raise  # what is said of a full disk begins on a line of its own
@@ -188,9 +195,9 @@ def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
 def _answers_to_mixtures(clf, truth, store, pos, passes=3):
     "Probabilities of the items `pos`, mixed as in training, and the labels of the mixtures"
     device = next(clf.parameters()).device
-    mix = seed_transforms(build(clf.recipe.mixup).train(), 0)
+    mix = seed_transforms(clf.recipe.augmentation.mixup().train(), 0)
     targets = torch.from_numpy(truth).float()
-    loader = ItemLoader(store, targets, pos, 64, clf.recipe.window, True, device)
+    loader = ItemLoader(store, targets, pos, 64, clf.recipe.data.window, True, device)
     probs, labels = [], []
     for k in range(passes):
         loader.seed(k)
@@ -205,23 +212,23 @@ def _calibrate(clf, items, store):
     "What is chosen on validation, if there is any"
     recipe = clf.recipe
     pos = np.flatnonzero(items.split == 'valid')
-    if not (recipe.calibrate or recipe.multi_label) or not len(pos):
+    if not (recipe.optimisation.calibrate or recipe.network.multi_label) or not len(pos):
         return {}
     truth = one_hot(items.label, clf.labels)
-    if recipe.multi_label:
-        if recipe.mixup:
+    if recipe.network.multi_label:
+        if recipe.augmentation.mixup:
             probs, true = _answers_to_mixtures(clf, truth, store, pos)
         else:
             probs, true = predict_store(clf, store, pos), truth[pos]
-        if recipe.softmax:
+        if recipe.network.softmax:
             return dict(thresholds=fit_share(probs, true))
         return dict(thresholds=fit_thresholds(probs, true, clf.labels))
     probs = predict_store(clf, store, pos)
     right = truth[pos].argmax(1)
     temperature = round(fit_temperature(probs, right), 4)
     tempered = temper(probs, temperature)
-    sure = fit_sure(tempered, tempered.argmax(1) == right)
-    return dict(temperature=temperature, sure=sure)
+    threshold = fit_confidence_threshold(tempered, tempered.argmax(1) == right)
+    return dict(temperature=temperature, confidence_threshold=threshold)
 
 # %% ../nbs/reference/training.ipynb #9b0d6a07
 def _predictions(clf, items, store, progress):
@@ -250,7 +257,7 @@ def _for_sounds(recipe, store):
     "The recipe of the finished model: what learned from spectrograms is used on sounds"
     if not isinstance(store, SpectrogramStore):
         return recipe
-    return replace(recipe, store=('storage.sound_store', dict(sr=store.sr)))
+    return recipe.replace(store=Part(sound_store, sr=store.sr))
 
 
 def finish_run(
@@ -295,7 +302,7 @@ def finish_run(
 # %% ../nbs/reference/training.ipynb #2bac987e
 def parts_of(
     recipe: Recipe,
-    items: pd.DataFrame,  # path, label, …; with `split`, or with `fold` for `recipe.split`
+    items: pd.DataFrame,  # path, label, …; with `split`, or with `fold` for the recipe's `split`
     fold: int = None,  # which fold is tested; 0: none, everything is trained on
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -304,7 +311,7 @@ def parts_of(
         return items.assign(split='train')
     if fold is None and 'split' in items:
         return items
-    return split_items(items, recipe.split, fold=fold or 1, seed=seed)
+    return split_items(items, recipe.data.split, fold=fold or 1, seed=seed)
 
 
 def ready_items(
@@ -315,12 +322,12 @@ def ready_items(
 ) -> pd.DataFrame:
     "`parts_of` with rows numbered anew, and lists of labels where an item may have several"
     t = parts_of(recipe, items, fold, seed).reset_index(drop=True)
-    return t.assign(label=t.label.map(as_list)) if recipe.multi_label else t
+    return t.assign(label=t.label.map(as_list)) if recipe.network.multi_label else t
 
 
 def fit(
     recipe: Recipe,
-    items: pd.DataFrame,  # path, label, …; with `split`, or with `fold` for `recipe.split`
+    items: pd.DataFrame,  # path, label, …; with `split`, or with `fold` for the recipe's `split`
     fold: int = None,  # which fold is tested; 0: none, everything is trained on
     seed: int = 0,
     out: str = None,  # run folder; default runs/<recipe>-fold<k>-seed<s>
@@ -336,15 +343,15 @@ def fit(
     labels = sorted(items.label.explode().dropna().unique())
     torch.manual_seed(seed)
     clf = _start(recipe, labels)
-    store = build(recipe.store, paths=items.path.tolist(), cache=cache, progress=progress)
-    plan = dict(recipe=asdict(recipe), seed=seed, data_hash=data_hash(items, store))
+    store = recipe.data.store(paths=items.path.tolist(), cache=cache, progress=progress)
+    plan = dict(recipe=recipe.as_dict(), seed=seed, data_hash=data_hash(items, store))
     with working_folder(out, plan, resume) as work:
         start = time.time()
         dls = _loaders(recipe, items, store, labels)
         rows, speed = _train(recipe, clf, dls, seed, work, speed, progress, cbs)
         record = dict(
             plan,
-            trained_on=dict(data=recipe.data, synthetic=synthetic_items(items)),
+            trained_on=dict(data=recipe.data.dataset, synthetic=synthetic_items(items)),
             seconds=round(time.time() - start, 1),
             config=dict(speed, fold=fold),
             epochs=rows,

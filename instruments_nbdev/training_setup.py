@@ -6,16 +6,17 @@
 __all__ = ['at_rate', 'changed_recipe', 'dataset_items', 'are_photos', 'count_items', 'for_size', 'own_folder']
 
 # %% ../nbs/reference/training_setup.ipynb #b58d7419
-from dataclasses import replace
 from pathlib import Path
 
 from . import custom_cnn, gtzan_mlp_cnn, transfer  # noqa: F401  (fill RECIPES)
+from .audio_transforms import LogMel
 from .audit import without_repeats
+from .augmentation import ResampledLogMel
 from .data import DATASETS, data_root
 from .files import PHOTOS, DataError
 from .folders import first_few, folder_items, left_out
 from .irmas_multistft import hold_out
-from .recipes import RECIPES, Recipe
+from .recipes import RECIPES, Part, Recipe
 from .training import parts_of
 
 # %% ../nbs/reference/training_setup.ipynb #e8aa4f36
@@ -24,21 +25,19 @@ def at_rate(
     rate: int,  # Hz
 ) -> Recipe:
     "The recipe for sounds that are kept at another rate; its front end resamples them"
-    sr = recipe.store[1].get('sr')
+    sr = recipe.data.store.arguments.get('sr')
     if not sr:
         raise DataError(f'--rate is for sounds; recipe {recipe.name} has none')
     if rate == sr:
         return recipe
-    front, arguments = recipe.front_end
-    if front != 'audio_transforms.LogMel':
+    front_end = recipe.network.front_end
+    if front_end.kind is not LogMel:
         why = f'the front end of recipe {recipe.name} takes one rate only, {sr} Hz'
         raise DataError(f'--rate: {why}')
-    store, kept = recipe.store
-    return replace(
-        recipe,
-        store=(store, kept | dict(sr=rate)),
-        window=round(recipe.window * rate / sr),
-        front_end=('audio_transforms.ResampledLogMel', arguments | dict(sr_in=rate)),
+    return recipe.replace(
+        store=recipe.data.store.but(sr=rate),
+        window=round(recipe.data.window * rate / sr),
+        front_end=Part(ResampledLogMel, **front_end.arguments, sr_in=rate),
     )
 
 
@@ -60,8 +59,8 @@ def changed_recipe(
     if weights is not None:
         changes['weights'] = '' if weights == 'none' else weights
     if data:
-        changes['data'] = data
-    recipe = replace(recipe, **changes)
+        changes['dataset'] = data
+    recipe = recipe.replace(**changes)
     return at_rate(recipe, rate) if rate else recipe
 
 # %% ../nbs/reference/training_setup.ipynb #0bdcd4a1
@@ -95,10 +94,11 @@ def count_items(items) -> str:
 
 
 def _check_kind(recipe, items, root):
-    if are_photos(items) != bool(recipe.window):
+    if are_photos(items) != bool(recipe.data.window):
         return
-    others = [n for n, other in RECIPES.items() if bool(other.window) != bool(recipe.window)]
-    kind = 'sounds' if recipe.window else 'photos'
+    is_sound = bool(recipe.data.window)
+    others = [n for n, other in RECIPES.items() if bool(other.data.window) != is_sound]
+    kind = 'sounds' if recipe.data.window else 'photos'
     raise DataError(
         f'recipe {recipe.name} is for {kind}, and {root} holds {count_items(items)}: '
         f'take another recipe, of {first_few(sorted(others), 4)}'
@@ -154,25 +154,25 @@ def for_size(
     Smaller batches, so that there are steps enough; an average of the weights that has forgotten
     its start long before the end; a confidence threshold only where enough is there to fit it to.
     """
-    bs = min(recipe.bs, max(n // 8, 8))
-    steps = max(recipe.epochs, 1) * max(n // bs, 1)  # a head alone is fitted in no epoch
+    bs = min(recipe.optimisation.bs, max(n // 8, 8))
+    epochs = max(recipe.optimisation.epochs, 1)  # a head alone is fitted in no epoch
+    steps = epochs * max(n // bs, 1)
     longest = max(1 - 3 / steps, 0)
-    return replace(
-        recipe,
+    return recipe.replace(
         bs=bs,
-        ema=round(min(recipe.ema, longest), 4),
-        calibrate=recipe.calibrate and valid >= 40,
+        ema=round(min(recipe.optimisation.ema, longest), 4),
+        calibrate=recipe.optimisation.calibrate and valid >= 40,
     )
 
 
 def _for_labels(recipe, labels):
     "The recipe; its head starts from rows for the data set's labels only where it has these"
-    known = recipe.data in DATASETS and set(labels) != set(DATASETS[recipe.data].classes)
-    if not known:
+    dataset = DATASETS.get(recipe.data.dataset)
+    if dataset is None or set(labels) == set(dataset.classes):
         return recipe
-    body, arguments = recipe.body
-    arguments = {k: v for k, v in arguments.items() if k != 'start'}
-    return replace(recipe, body=(body, arguments))
+    backbone = recipe.network.backbone
+    arguments = {k: v for k, v in backbone.arguments.items() if k != 'start'}
+    return recipe.replace(backbone=Part(backbone.kind, **arguments))
 
 
 def _say_parts(parts, root):
@@ -201,13 +201,12 @@ def own_folder(
     "Recipe and items for a person's own folder"
     items = _own_items(recipe, root, classes)
     is_given = 'split' in items and split in (None, 'official') and not every
-    recipe = replace(
-        _for_labels(recipe, items.label),
-        data='folders',
+    recipe = _for_labels(recipe, items.label).replace(
+        dataset='folders',
         split=split or ('official' if is_given else 'dealt'),
         about=f"{recipe.about.partition(';')[0]}; a folder of one's own",
     )
-    if fold not in ('0', '1') and not every and recipe.split != 'random':
+    if fold not in ('0', '1') and not every and recipe.data.split != 'random':
         why = 'a folder is split once; --seed splits it anew, --fold all tests every item'
         raise DataError(f'--fold {fold}: {why}')
     if fold != '0' and not is_given:

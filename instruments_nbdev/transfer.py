@@ -16,9 +16,33 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .custom_cnn import MIRROR, PHOTO_FIELDS
+from .audio_transforms import LogMel
+from instruments_nbdev.augmentation import (
+    BandGain,
+    CircularShift,
+    FreqMask,
+    FreqShift,
+    Gain,
+    TimeMask,
+    WaveMixup,
+)
+from .custom_cnn import MIRROR
 from .mobilenet import MobileNetV3
-from .recipes import Recipe, TrainingError, add_recipe, add_space
+from .model_files import confidence_threshold_of
+from .photo_transforms import Photo, PhotoBackground, PhotoWarp
+from instruments_nbdev.recipes import (
+    Augmentation,
+    Data,
+    FineTuning,
+    Network,
+    Optimisation,
+    Part,
+    Recipe,
+    TrainingError,
+    add_recipe,
+    add_space,
+)
+from .storage import photo_store, sound_store
 from .weights import load_into, read_weights, weights_file
 
 # %% ../nbs/03_transfer.ipynb #a55440aa
@@ -115,23 +139,21 @@ def mn_names(
     return renamed
 
 # %% ../nbs/03_transfer.ipynb #c288964b
-MN_FRONT_END = (
-    'audio_transforms.LogMel',
-    dict(
-        sr=32000,
-        n_fft=1024,
-        hop_length=320,
-        win_length=800,
-        periodic=False,
-        preemphasis=0.97,
-        n_mels=128,
-        f_min=0.0,
-        f_max=15000.0,
-        mel_scale='kaldi',
-        log='ln',
-        eps=1e-5,
-        norm=(-4.5, 5.0),
-    ),
+MN_FRONT_END = Part(
+    LogMel,
+    sr=32000,
+    n_fft=1024,
+    hop_length=320,
+    win_length=800,
+    periodic=False,
+    preemphasis=0.97,
+    n_mels=128,
+    f_min=0.0,
+    f_max=15000.0,
+    mel_scale='kaldi',
+    log='ln',
+    eps=1e-5,
+    norm=(-4.5, 5.0),
 )
 
 # %% ../nbs/03_transfer.ipynb #b56144ec
@@ -273,7 +295,7 @@ def load_weights(
     self: ImageNet,
     name: str,  # `imagenet`: those that timm has for `arch`; or other named weights, or a file
 ):
-    "Starts the body from weights; gives arguments that the weights bring with them, or None"
+    "Starts the backbone from weights; gives arguments that the weights bring with them, or None"
     from timm.models import adapt_input_conv
 
     file = weights_file(self.arch if name == 'imagenet' else name)
@@ -294,12 +316,12 @@ def load_weights(
 
 # %% ../nbs/03_transfer.ipynb #349a8d10
 SOUND_AUGMENT = (
-    ('audio_transforms.CircularShift', dict(max_share=1.0)),
-    ('audio_transforms.Gain', dict(lo=-6.0, hi=6.0)),
+    Part(CircularShift, max_share=1.0),
+    Part(Gain, lo=-6.0, hi=6.0),
 )
 MASKS = (
-    ('audio_transforms.FreqMask', dict(share=0.1, n=2)),
-    ('audio_transforms.TimeMask', dict(share=0.1, n=2)),
+    Part(FreqMask, share=0.1, n=2),
+    Part(TimeMask, share=0.1, n=2),
 )
 
 add_recipe(
@@ -307,40 +329,48 @@ add_recipe(
         'sounds-mn04',
         about='mn04 from AudioSet, fine-tuned; official 5 folds of ESC-50 (ten classes), '
         'a minute a fold on two cores',
-        store=('storage.sound_store', dict(sr=32000)),
-        window=160000,
-        front_end=MN_FRONT_END,
-        body=('transfer.MN', {}),
-        weights='audioset',
-        augment=SOUND_AUGMENT,
-        augment_features=(('audio_transforms.FreqShift', dict(bands=3)),),
-        schedule='fine_tune',
-        epochs=16,
-        freeze=6,
-        fixed=3,
-        keep_stats=True,
-        bs=32,
-        lr=1e-2,
-        lr_low=1e-3,
-        wd=0.02,
-        label_smoothing=0.1,
-        ema=0.98,
-        half=True,
+        data=Data(
+            store=Part(sound_store, sr=32000),
+            window=160000,
+        ),
+        network=Network(
+            front_end=MN_FRONT_END,
+            backbone=Part(MN),
+            weights='audioset',
+            half=True,
+        ),
+        augmentation=Augmentation(
+            augment=SOUND_AUGMENT,
+            augment_features=(Part(FreqShift, bands=3),),
+        ),
+        optimisation=Optimisation(
+            epochs=16,
+            bs=32,
+            lr=1e-2,
+            wd=0.02,
+            schedule='fine_tune',
+            label_smoothing=0.1,
+            ema=0.98,
+        ),
+        tuning=FineTuning(
+            freeze_epochs=6,
+            frozen_groups=3,
+            lr_mult=1e-3,
+            keep_stats=True,
+        ),
     )
 )
 
-_PICTURE = (
-    'audio_transforms.LogMel',
-    dict(
-        sr=22050,
-        n_fft=1024,
-        hop_length=512,
-        n_mels=128,
-        f_min=20.0,
-        log='ln',
-        mel_norm='slaney',
-        norm='clip',
-    ),
+_PICTURE = Part(
+    LogMel,
+    sr=22050,
+    n_fft=1024,
+    hop_length=512,
+    n_mels=128,
+    f_min=20.0,
+    log='ln',
+    mel_norm='slaney',
+    norm='clip',
 )
 
 add_recipe(
@@ -348,23 +378,33 @@ add_recipe(
         'sounds-lite0',
         about='EfficientNet-lite0 from ImageNet on spectrograms; '
         'official 5 folds of ESC-50 (ten classes)',
-        store=('storage.sound_store', dict(sr=22050)),
-        window=110250,
-        front_end=_PICTURE,
-        body=('transfer.ImageNet', dict(arch='tf_efficientnet_lite0.in1k')),
-        weights='imagenet',
-        augment=SOUND_AUGMENT,
-        mixup=('audio_transforms.WaveMixup', dict(alpha=0.3)),
-        augment_features=MASKS,
-        epochs=15,
-        bs=32,
-        lr=2e-3,
-        lr_low=0.1,
-        freeze=2,
-        wd=0.02,
-        label_smoothing=0.1,
-        ema=0.98,
-        half=True,
+        data=Data(
+            store=Part(sound_store, sr=22050),
+            window=110250,
+        ),
+        network=Network(
+            front_end=_PICTURE,
+            backbone=Part(ImageNet, arch='tf_efficientnet_lite0.in1k'),
+            weights='imagenet',
+            half=True,
+        ),
+        augmentation=Augmentation(
+            augment=SOUND_AUGMENT,
+            augment_features=MASKS,
+            mixup=Part(WaveMixup, alpha=0.3),
+        ),
+        optimisation=Optimisation(
+            epochs=15,
+            bs=32,
+            lr=2e-3,
+            wd=0.02,
+            label_smoothing=0.1,
+            ema=0.98,
+        ),
+        tuning=FineTuning(
+            freeze_epochs=2,
+            lr_mult=0.1,
+        ),
     )
 )
 
@@ -373,27 +413,37 @@ add_recipe(
         'sounds-resnet',
         about='Three of the four stages of a ResNet-18 from ImageNet on spectrograms; '
         'official 5 folds of ESC-50 (ten classes), five minutes a fold on one core',
-        store=('storage.sound_store', dict(sr=22050)),
-        window=110250,
-        front_end=(_PICTURE[0], _PICTURE[1] | dict(n_mels=64)),
-        body=('transfer.ImageNet', dict(arch='resnet18.tv_in1k', stages=3, bands=64)),
-        weights='imagenet',
-        augment=SOUND_AUGMENT,
-        mixup=('audio_transforms.WaveMixup', dict(alpha=0.4)),
-        augment_features=(
-            ('audio_transforms.FreqShift', dict(bands=3)),
-            ('audio_transforms.BandGain', dict(sd=0.35)),
-            *MASKS,
+        data=Data(
+            store=Part(sound_store, sr=22050),
+            window=110250,
         ),
-        epochs=60,
-        bs=32,
-        lr=4e-3,
-        lr_low=0.1,
-        freeze=1,
-        wd=0.01,
-        label_smoothing=0.1,
-        ema=0.98,
-        half=True,
+        network=Network(
+            front_end=_PICTURE.but(n_mels=64),
+            backbone=Part(ImageNet, arch='resnet18.tv_in1k', stages=3, bands=64),
+            weights='imagenet',
+            half=True,
+        ),
+        augmentation=Augmentation(
+            augment=SOUND_AUGMENT,
+            augment_features=(
+                Part(FreqShift, bands=3),
+                Part(BandGain, sd=0.35),
+                *MASKS,
+            ),
+            mixup=Part(WaveMixup, alpha=0.4),
+        ),
+        optimisation=Optimisation(
+            epochs=60,
+            bs=32,
+            lr=4e-3,
+            wd=0.01,
+            label_smoothing=0.1,
+            ema=0.98,
+        ),
+        tuning=FineTuning(
+            freeze_epochs=1,
+            lr_mult=0.1,
+        ),
     )
 )
 
@@ -402,12 +452,14 @@ add_recipe(
         'sounds-resnet-published',
         about='Source S3, fine-tuned ResNet-34 on spectrograms: '
         'published 87.5 % on its 40 test clips; 2 + 10 epochs, stopped early',
-        split='source_fastai',
-        store=('storage.sound_store', dict(sr=44100)),
-        window=220500,
-        front_end=(
-            'audio_transforms.LogMel',
-            dict(
+        data=Data(
+            split='source_fastai',
+            store=Part(sound_store, sr=44100),
+            window=220500,
+        ),
+        network=Network(
+            front_end=Part(
+                LogMel,
                 sr=44100,
                 n_fft=1024,
                 hop_length=512,
@@ -416,30 +468,36 @@ add_recipe(
                 top_db=80,
                 norm='clip',
             ),
+            backbone=Part(ImageNet, arch='resnet34.tv_in1k', hidden=512),
+            weights='imagenet',
         ),
-        body=('transfer.ImageNet', dict(arch='resnet34.tv_in1k', hidden=512)),
-        weights='imagenet',
-        augment=(('audio_transforms.CircularShift', dict(max_share=0.4)),),
-        augment_features=MASKS,
-        schedule='fine_tune',
-        epochs=12,
-        freeze=2,
-        bs=8,
-        lr=1.07e-2,
-        lr_low=0.01,
-        wd=0.01,
-        save_best=True,
-        patience=2,
+        augmentation=Augmentation(
+            augment=(Part(CircularShift, max_share=0.4),),
+            augment_features=MASKS,
+        ),
+        optimisation=Optimisation(
+            epochs=12,
+            bs=8,
+            lr=1.07e-2,
+            wd=0.01,
+            schedule='fine_tune',
+            save_best=True,
+            patience=2,
+        ),
+        tuning=FineTuning(
+            freeze_epochs=2,
+            lr_mult=0.01,
+        ),
     )
 )
 
 add_space(
     'sounds-resnet-published',
     {
-        'body.arch': ('resnet18.tv_in1k', 'resnet34.tv_in1k', 'resnet50.tv_in1k'),
+        'backbone.arch': ('resnet18.tv_in1k', 'resnet34.tv_in1k', 'resnet50.tv_in1k'),
         'bs': (8, 16, 32, 64, 128),
         'lr': dict(low=1e-5, high=1e-1, log=True),
-        'freeze': dict(low=1, high=5),
+        'freeze_epochs': dict(low=1, high=5),
     },
 );
 
@@ -447,29 +505,42 @@ add_space(
 def _photo_views(px):
     "Augmentation for photos of `px` pixels: another cut, and another background"
     return (
-        ('photo_transforms.PhotoWarp', dict(sizes=((0.0, px),), area=(0.4, 1.0), turn=10.0)),
-        ('photo_transforms.PhotoBackground', dict(p=0.6)),
+        Part(PhotoWarp, sizes=((0.0, px),), area=(0.4, 1.0), turn=10.0),
+        Part(PhotoBackground, p=0.6),
     )
 
 
-def _photo_recipe(name, about, px=224, norm=None, **body):
+def _photo_recipe(name, about, px=224, norm=None, **arguments):
     "A recipe for a network as it is, with a head fitted to photos as they are and to views of them"
     return Recipe(
         name,
         about=f'{about}; 30 instruments',
-        store=('storage.photo_store', dict(size=224)),
-        front_end=('photo_transforms.Photo', dict(size=px) | (norm or {})),
-        body=('transfer.ImageNet', body),
-        augment=_photo_views(px),
-        views=MIRROR,
-        weights='imagenet',
-        schedule='fine_tune',
-        probe=2,
-        epochs=0,
-        bs=32,
-        wd=0.02,
-        calibrate=True,
-        **PHOTO_FIELDS,
+        data=Data(
+            dataset='instruments30',
+            split='official',
+            store=Part(photo_store, size=224),
+            window=0,
+        ),
+        network=Network(
+            front_end=Part(Photo, **dict(size=px) | (norm or {})),
+            backbone=Part(ImageNet, **arguments),
+            weights='imagenet',
+            half=True,
+        ),
+        augmentation=Augmentation(
+            augment=_photo_views(px),
+            tta=MIRROR,
+        ),
+        optimisation=Optimisation(
+            epochs=0,
+            bs=32,
+            wd=0.02,
+            schedule='fine_tune',
+            calibrate=True,
+        ),
+        tuning=FineTuning(
+            probe=2,
+        ),
     )
 
 
@@ -559,7 +630,7 @@ def foreign_record(
     out: str,  # folder of the run
     **kw,  # of `fit`
 ) -> dict:
-    "Shares of right, wrong and foreign photos below levels of confidence, `sure` among them"
+    "Shares of right, wrong and foreign photos below levels of confidence, the threshold among them"
     from instruments_nbdev.evaluation import abstention_table
     from instruments_nbdev.runs import Run
     from instruments_nbdev.training import fit
@@ -570,7 +641,7 @@ def foreign_record(
     run = Run(out) if done else fit(recipe, own, out=out, **kw)
     others = items.path[is_foreign].tolist()
     probs = run.model.predict_paths(others).filter(regex='^p:').to_numpy(float)
-    sure = run.record['sure']
+    sure = confidence_threshold_of(run.record)
     levels = abstention_table(run.report, probs, (0.3, 0.5, 0.7, 0.9, sure))
     return dict(
         recipe=recipe.name,

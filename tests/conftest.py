@@ -9,9 +9,12 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''  # equal weights to the last bit are pro
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
 
+from instruments_nbdev.audio_transforms import LogMel
 from instruments_nbdev.data import esc50
-from instruments_nbdev.model import Recipe
+from instruments_nbdev.model import MeanStdLinear
+from instruments_nbdev.recipes import Part, Recipe
 from instruments_nbdev.splits import split_items
+from instruments_nbdev.storage import sound_store
 from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.training import fit
 
@@ -51,15 +54,14 @@ def items(esc):
 
 @pytest.fixture(scope='session')
 def tiny():
-    return Recipe(
-        'tiny',
-        store=('storage.sound_store', dict(sr=8000)),
+    return Recipe('tiny').replace(
+        store=Part(sound_store, sr=8000),
         window=8000,
         lr=1e-2,
         epochs=3,
         bs=16,
-        front_end=('audio_transforms.LogMel', dict(sr=8000, n_fft=256, hop_length=128, n_mels=32)),
-        body=('model.MeanStdLinear', dict(n_in=32)),
+        front_end=Part(LogMel, sr=8000, n_fft=256, hop_length=128, n_mels=32),
+        backbone=Part(MeanStdLinear, n_in=32),
     )
 
 

@@ -56,7 +56,7 @@ def some(name, n=40):
 @pytest.mark.parametrize('name', bundled())
 def test_real_items(name, exported):
     clf, f = exported(name)
-    files = some(clf.recipe.data)
+    files = some(clf.recipe.data.dataset)
     found = agreement(clf, f, files)
     assert found['n'] == len(files) == found['same'] and found['apart'] < TOLERANCE, found
 

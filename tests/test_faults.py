@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,10 +24,13 @@ import pytest
 import instruments_nbdev.training as T
 import malformed
 from instruments_nbdev import learner
+from instruments_nbdev.custom_cnn import CustomCNN
 from instruments_nbdev.data import instruments30
 from instruments_nbdev.labels import label_name
-from instruments_nbdev.model import Recipe, TrainingError, load_model
-from instruments_nbdev.recipes import add_recipe
+from instruments_nbdev.model import load_model
+from instruments_nbdev.photo_transforms import Photo
+from instruments_nbdev.recipes import Part, Recipe, TrainingError, add_recipe
+from instruments_nbdev.storage import photo_store
 from instruments_nbdev.synthesis import synthesize
 from instruments_nbdev.training import Run, fit
 from processes import CTX, KILLED, as_script, end, limit_memory, run, start
@@ -52,7 +54,7 @@ def contents(d):
 
 def test_killed_at_ten_random_moments(tiny, items, tmp_path, counts):
     "Killed and resumed until there were ten kills; a run that gets through begins a new folder"
-    recipe = replace(tiny, epochs=8, ema=0.9, save_best=True, **RECIPES['augmented'])
+    recipe = tiny.replace(epochs=8, ema=0.9, save_best=True, **RECIPES['augmented'])
     rng, begun, kills, runs = random.Random(0), CTX.Event(), 0, 1
 
     def begin(out):
@@ -122,7 +124,7 @@ def train_command(cwd, recipe, *args, cache=None, most=None):
         os.environ['INSTRUMENTS_CACHE'] = str(cache)
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    as_script(cwd, 'instruments_train', recipe.name, '--epochs', recipe.epochs, *args)
+    as_script(cwd, 'instruments_train', recipe.name, '--epochs', recipe.optimisation.epochs, *args)
 
 
 NO_SPACE = os.strerror(errno.ENOSPC)
@@ -277,7 +279,7 @@ def test_second_training_into_one_folder(tiny, items, esc, tmp_path, counts):
     go.set()
     assert end(first) == 0 and run(train, tiny, items, tmp_path / 'alone') == 0
     assert_same_run(out, tmp_path / 'alone')
-    assert len(Run(out).record['epochs']) == tiny.epochs
+    assert len(Run(out).record['epochs']) == tiny.optimisation.epochs
     counts('4 second trainings into one folder: one sentence each, the first unhurt')
 
 
@@ -324,12 +326,11 @@ def photos(tmp_path):
     "A model of photos, and a few that it has learned from"
     classes = instruments30.classes[:3]
     root = synthesize(instruments30, tmp_path, classes=classes, train=4, valid=1, test=1, px=48)
-    recipe = Recipe(
-        'tiny-photos',
+    recipe = Recipe('tiny-photos').replace(
         window=0,
-        store=('storage.photo_store', dict(size=32)),
-        front_end=('photo_transforms.Photo', dict(size=32)),
-        body=('custom_cnn.CustomCNN', dict(channels=(8, 16), head=0)),
+        store=Part(photo_store, size=32),
+        front_end=Part(Photo, size=32),
+        backbone=Part(CustomCNN, channels=(8, 16), head=0),
         epochs=20,
         bs=4,
         lr=1e-2,

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from instruments_nbdev.model import bundled, load_model
+from instruments_nbdev.recipes import OLD_FIELDS
 from processes import CTX, limit_memory
 
 
@@ -135,6 +136,23 @@ def test_older_models(said, model, bad):
         assert load_model(path).labels, name
 
 
+def test_a_model_of_before(model, bad):
+    "The first format has other names for some fields, weights and entries of the summary"
+    with safe_open(model, 'pt') as f:
+        description = json.loads(f.metadata()['instruments_nbdev'])
+        state = {k.replace('backbone.', 'body.', 1): f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    old_names = {new: old for old, new in OLD_FIELDS.items()}
+    recipe = {old_names.get(k, k): v for k, v in description['recipe'].items()}
+    assert 'body' in recipe and 'body.fc.weight' in state
+    summary = description['summary'] | dict(sure=0.25)
+    old = dict(format=1, recipe=recipe, labels=description['labels'], summary=summary)
+    save_file(state, bad, metadata={'instruments_nbdev': json.dumps(old)})
+    clf, same = load_model(bad), load_model(model)
+    assert clf.recipe == same.recipe and clf.confidence_threshold == 0.25
+    for name, weight in same.state_dict().items():
+        assert torch.equal(weight, clf.state_dict()[name]), name
+
+
 class Evil:
     "Opened by pickle, it leaves a trace"
 
@@ -188,7 +206,7 @@ def forge(model, path, keys, value):
     save_file(state, path, metadata={'instruments_nbdev': value})
 
 
-FRONT, BODY, STORE = (('recipe', k) for k in ('front_end', 'body', 'store'))
+FRONT, BODY, STORE = (('recipe', k) for k in ('front_end', 'backbone', 'store'))
 WRONG = {
     (): ['{', '[]', '7', '["x"]', '[' * 100_000],
     ('format',): [GONE, None, 'x', 99],

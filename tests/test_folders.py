@@ -83,7 +83,7 @@ KINDS = (
 
 @pytest.mark.parametrize('recipe', KINDS)
 def test_every_kind_of_recipe(recipe, sounds, photos, tmp_path, capsys):
-    folder = sounds if RECIPES[recipe].window else photos
+    folder = sounds if RECIPES[recipe].data.window else photos
     run = train(recipe, folder, tmp_path / 'run', weights='none', epochs=1)
     said = capsys.readouterr().out
     assert {f.name for f in run.path.iterdir()} == {
@@ -119,7 +119,7 @@ def test_a_head_starts_from_rows_of_its_own_labels(recipe, kept, tmp_path):
                 8000,
             )
     run = train(recipe, tmp_path / 'own', tmp_path / 'run', weights='none', epochs=1, fold='0')
-    assert ('start' in run.record['recipe']['body'][1]) == kept
+    assert ('start' in run.record['recipe']['backbone'][1]) == kept
 
 
 def test_a_head_alone(photos, tmp_path):
@@ -127,8 +127,8 @@ def test_a_head_alone(photos, tmp_path):
     run = train('photos-lite0', photos, tmp_path / 'run', weights='none')
     assert run.record['recipe']['epochs'] == 0 and len(run.predictions)
     assert (
-        run.model.sure == 0
-        and 'sure' not in run.record
+        run.model.confidence_threshold == 0
+        and 'confidence_threshold' not in run.record
         and run.record['recipe']['about'].endswith("; a folder of one's own")
     )
 

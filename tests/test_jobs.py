@@ -1,7 +1,6 @@
 """Several trainings at once, in parallel jobs."""
 
 import time
-from dataclasses import replace
 
 import psutil
 import pytest
@@ -60,6 +59,6 @@ def test_parallel_jobs_killed_and_gone_on_with(tiny, items, tmp_path):
 
 
 def test_a_run_of_another_recipe_is_not_taken_for_ones_own(tiny, items, tmp_path):
-    fit(replace(tiny, epochs=1), items, out=tmp_path / 'cv/fold1-seed0', **QUIET)
+    fit(tiny.replace(epochs=1), items, out=tmp_path / 'cv/fold1-seed0', **QUIET)
     with pytest.raises(TrainingError, match='fold1-seed0'):
         cross_validate(tiny, items, out=tmp_path / 'cv', threads=1, **QUIET)

@@ -1,23 +1,24 @@
 """A training killed with SIGKILL, at any moment and any number of times, ends as if unbroken."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
+from instruments_nbdev.augmentation import CircularShift, Gain, WaveMixup
+from instruments_nbdev.recipes import Part
 from instruments_nbdev.runs import FILES
 from instruments_nbdev.training import fit
 from processes import KILLED, dies_before, dies_writing, run
 
-AUGMENT = ('audio_transforms.CircularShift', {}), ('audio_transforms.Gain', {})
+AUGMENT = Part(CircularShift), Part(Gain)
 RECIPES = dict(
     plain={},
     averaged=dict(ema=0.9),
     best=dict(save_best=True, lr=0.5),  # so fast that the best is not the last
-    augmented=dict(augment=AUGMENT, mixup=('audio_transforms.WaveMixup', {})),
+    augmented=dict(augment=AUGMENT, mixup=Part(WaveMixup)),
 )
 
 
@@ -80,7 +81,7 @@ def kills_until_done(out, arguments, most=40):
 
 def test_killed_before_every_change_to_the_disk(tiny, items, tmp_path):
     "The first process dies before its first change, the next before its second, and so on"
-    recipe = replace(tiny, calibrate=True)
+    recipe = tiny.replace(calibrate=True)
     unbroken, broken = tmp_path / 'a/run', tmp_path / 'b/run'
     assert run(train, recipe, items, unbroken) == 0 and is_whole(unbroken)
 
@@ -96,7 +97,7 @@ def test_killed_before_every_change_to_the_disk(tiny, items, tmp_path):
 @pytest.mark.parametrize('name', RECIPES)
 def test_killed_at_the_end_of_every_epoch(name, tiny, items, tmp_path):
     "Each process gets one epoch further, and dies when the next one is about to be kept"
-    recipe = replace(tiny, epochs=6, **RECIPES[name])
+    recipe = tiny.replace(epochs=6, **RECIPES[name])
     unbroken, broken = tmp_path / 'a/run', tmp_path / 'b/run'
     assert run(train, recipe, items, unbroken) == 0
     trap = dies_before, 3, 'checkpoint.pt', {'os.rename'}

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ SPACE = {
 
 @pytest.fixture(scope='module')
 def four(tiny):
-    return replace(tiny, epochs=4)
+    return tiny.replace(epochs=4)
 
 
 class Begun(Callback):
@@ -265,7 +264,7 @@ def test_killed_and_gone_on_with_in_a_database(four, items, unbroken, postgres, 
 def test_two_machines_on_one_database(four, items, postgres, tmp_path):
     "They share no folder, and so no lock"
     outs, kw = [tmp_path / 'a', tmp_path / 'b'], dict(storage=postgres)
-    four = replace(four, name='two-machines')
+    four = four.replace(name='two-machines')
     ps = [start(searching, four, items, o, **kw) for o in outs]
     assert [end(p, 120) for p in ps] == [0, 0]
     for o in outs:
@@ -348,7 +347,7 @@ def test_a_storage_that_cannot_be_used(url, esc, tmp_path):
     'field,value',
     [
         ('learning_rate', (1.0, 2.0)),
-        ('body.width', (1, 2)),
+        ('backbone.width', (1, 2)),
         ('tail.width', (1, 2)),
         ('lr', dict(low=1.0)),
         ('lr', 'high'),

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from instruments_nbdev.model import Classifier, load_model, save_model
-from instruments_nbdev.recipes import Recipe
-from instruments_nbdev.transfer import MN_FRONT_END, ImageNet
+from instruments_nbdev.recipes import Part, Recipe
+from instruments_nbdev.storage import sound_store
+from instruments_nbdev.transfer import MN, MN_FRONT_END, ImageNet
 
 HERE = Path(os.environ.get('INSTRUMENTS_WEIGHTS') or 'nowhere')
 
@@ -38,15 +39,14 @@ def sounds():
 def test_mn04_says_what_its_authors_code_says(tmp_path):
     needs('mn04_reference.json')
     reference = json.loads((HERE / 'mn04_reference.json').read_text())
-    recipe = Recipe(
-        'mn04',
-        store=('storage.sound_store', dict(sr=32000)),
+    recipe = Recipe('mn04').replace(
+        store=Part(sound_store, sr=32000),
         window=320000,
         front_end=MN_FRONT_END,
-        body=('transfer.MN', {}),
+        backbone=Part(MN),
     )
     clf = Classifier(recipe, [f'class {i}' for i in range(527)]).eval()
-    clf.body.load_weights('audioset')
+    clf.backbone.load_weights('audioset')
     again = load_model(save_model(clf, tmp_path / 'mn04.safetensors'))
     with torch.inference_mode():
         for model in (clf, again):
