@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DATASET_NAMES', 'RECIPE_NAMES', 'SPACE_NAMES', 'QUESTIONS', 'SPLITS', 'SUFFIXES', 'command', 'whole_number',
            'free_path', 'instruments_data', 'instruments_train', 'instruments_search', 'instruments_grid', 'find_files',
-           'instruments_predict', 'instruments_export', 'instruments_leaderboard', 'instruments_quickstart']
+           'instruments_predict', 'instruments_evaluate', 'instruments_export', 'instruments_leaderboard',
+           'instruments_quickstart']
 
 # %% ../nbs/reference/app.ipynb #343625cf
 import csv as csv_files
@@ -39,6 +40,7 @@ RECIPE_NAMES = (
     'genres-cnn',
     'genres-mn04',
     'irmas-efficient',
+    'irmas-mel',
     'irmas-model1',
     'irmas-model2',
     'irmas-multistft',
@@ -617,6 +619,44 @@ def instruments_predict(
     if timeline:
         _write_timelines(clf, good, Path(timeline))
     return int(len(good) < len(files))
+
+# %% ../nbs/reference/app.ipynb #ev5a1c02
+@command
+def instruments_evaluate(
+    model: str,  # a model file, a run folder, or the name of a bundled model
+    folder: str,  # sounds with a .txt beside each that has their labels, or a folder for each label
+    csv: str = None,  # write a row a clip there: file, truth, label, confidence, right, accuracy
+    quiet: bool = False,  # do not print a line a clip
+):
+    "Scores of a model on sounds with known labels; exit status 1 when one could not be read"
+    described = describe_model(model)
+    if not described['recipe'].get('window', 1):
+        raise DataError(f'{model} reads photos, and instruments_evaluate is for sounds')
+    if not Path(folder).is_dir():
+        raise DataError(f'{folder}: no such folder')
+    if csv:
+        _check_writable(csv)
+
+    from instruments_nbdev.model import load_model
+    from instruments_nbdev.scoring import (
+        answer_clips,
+        clip_log,
+        labelled_clips,
+        log_line,
+        tell_scores,
+    )
+
+    items = labelled_clips(folder)
+    report, broken = answer_clips(load_model(model), items, progress=len(items) > 20)
+    log = clip_log(report, csv)
+    if not quiet:
+        for row in log.itertuples():
+            print(log_line(row))
+        print()
+    print(tell_scores(report))
+    for path, why in broken.items():
+        print(f'{_printable(path)} {why}', file=sys.stderr)
+    return int(bool(broken))
 
 # %% ../nbs/reference/app.ipynb #78bfd928
 @command

@@ -6,14 +6,13 @@
 __all__ = ['song_of', 'labelled_clips', 'answer_clips', 'clip_scores', 'clip_log', 'log_line', 'tell_scores']
 
 # %% ../nbs/reference/scoring.ipynb #86e389a2
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .evaluation import Report, as_list, label_levels, one_hot
+from .evaluation import Report, as_list, label_levels
 from .files import SOUNDS, DataError, write_csv
 from .folders import first_few, folder_items
 from .irmas_multistft import merged
@@ -155,7 +154,7 @@ def clip_scores(
     draws: int = 1000,  # of the bootstrap over songs
     seed: int = 0,
 ):
-    """A table with a row a metric: value, 95 % interval (low, high), and the constant answer's value.
+    """A table with a row a metric: value, its 95 % interval, and the value of the constant answer.
 
     accuracy: is the most probable label a true one?; micro_f1 and macro_f1 of all labels that are
     said; lrap: label ranking average precision. The constant answer is the one that is always the

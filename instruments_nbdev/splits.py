@@ -102,6 +102,8 @@ def _fold_split(items, fold, halve, seed):
         known = sorted(items.fold.unique().tolist())
         raise DataError(f'there is no fold {fold}: the folds are {known}')
     side = np.where(test, 'test', 'train')
+    if 'split' in items:  # what belongs to no fold keeps the side that it has
+        side = np.where(items.fold == 0, items.split, side)
     if halve:
         half = _group_folds(items[test], 2, seed)
         side[test] = np.where(half == 1, 'valid', 'test')

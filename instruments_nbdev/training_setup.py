@@ -15,6 +15,7 @@ from .augmentation import ResampledLogMel
 from .data import DATASETS, data_root
 from .files import PHOTOS, DataError
 from .folders import first_few, folder_items, left_out
+from .irmas_mel import with_notes
 from .irmas_multistft import hold_out
 from .recipes import RECIPES, Part, Recipe
 from .training import parts_of
@@ -64,6 +65,16 @@ def changed_recipe(
     return at_rate(recipe, rate) if rate else recipe
 
 # %% ../nbs/reference/training_setup.ipynb #0bdcd4a1
+def _and_notes(items, root, classes):
+    "Excerpts as pictures, and the notes of `irmas_notes` where these are at hand"
+    try:
+        notes = DATASETS['irmas_notes'].items(data_root('irmas_notes', root), classes=classes)
+    except DataError as e:
+        print(f'without single notes: {e}', flush=True)
+        notes = items.assign(split='train')[:0]
+    return with_notes(items, notes)
+
+
 def dataset_items(
     name: str,  # of a data set
     root: str = None,  # its folder; None: see `data_root`
@@ -76,6 +87,8 @@ def dataset_items(
     items = DATASETS[name].items(home, classes=classes)
     if name == 'gtzan':
         items = without_repeats(items)
+    if name == 'irmas_mel':
+        items = _and_notes(items, root, classes)
     if name == 'irmas':
         items = hold_out(items)
     return items
