@@ -98,7 +98,7 @@ def machine_name() -> str:
     n = cores()
     return f'{n} CPU core{"s" if n > 1 else ""}'
 
-# %% ../nbs/reference/lessons.ipynb #d9b1d1b8
+# %% ../nbs/reference/lessons.ipynb #a68bb25c
 def shows_players() -> bool:
     "Are audio players shown? Not while outputs are stored: they keep no recording of a data set"
     return os.environ.get('INSTRUMENTS_PLAYERS') != '0'
@@ -121,6 +121,7 @@ def _samples(sound, sr, seconds):
 def _draw(column, x, sr, title):
     "The waveform of a sound above its mel spectrogram"
     import librosa
+    from matplotlib.ticker import MaxNLocator
 
     above, below = column
     time = np.arange(len(x)) / sr
@@ -131,6 +132,8 @@ def _draw(column, x, sr, title):
     mel = librosa.feature.melspectrogram(y=x, sr=sr, n_mels=96)
     db = librosa.power_to_db(mel, ref=np.max)
     librosa.display.specshow(db, sr=sr, x_axis='time', y_axis='mel', ax=below, cmap='magma')
+    below.xaxis.set_major_locator(MaxNLocator(5))
+    below.xaxis.set_major_formatter('{x:g}')
     below.set(xlabel='seconds', ylabel='Hz', xlim=(0, len(time) / sr))
 
 
