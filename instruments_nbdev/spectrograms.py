@@ -6,7 +6,7 @@
 __all__ = ['LOWEST', 'MelPicture', 'picture_decibels', 'SpectrogramStore', 'spectrogram_store', 'TurnFrames', 'WalkEQ',
            'SilentEnd', 'RandomFloor', 'MixSpectrograms']
 
-# %% ../nbs/reference/spectrograms.ipynb #158c8a55
+# %% ../nbs/reference/spectrograms.ipynb #f1bd8ac4
 import base64
 import io
 import math

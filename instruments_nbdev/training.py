@@ -43,11 +43,12 @@ from instruments_nbdev.learner import (
 )
 from .machine import fastest_settings, set_speed
 from .model import Classifier, load_model, predict_store, save_model, with_new_keys
-from .recipes import Recipe, TrainingError
+from .recipes import Part, Recipe, TrainingError
 from .report import write_report
 from .runs import Run, data_hash, device_name, versions, working_folder
 from .spectrograms import SpectrogramStore
 from .splits import source_weights, split_items
+from .storage import sound_store
 
 # %% ../nbs/reference/training.ipynb #bca14909
 def _check_choices(recipe):
