@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'MOVED', 'GROUPS', 'GROUP_OF', 'OLD_FIELDS', 'RECIPES', 'SPACES', 'TrainingError', 'named', 'Part', 'Data',
-           'Network', 'Augmentation', 'Optimisation', 'FineTuning', 'Recipe', 'with_new_names', 'recipe_from',
-           'add_recipe', 'add_space']
+           'Network', 'Augmentation', 'Optimisation', 'FineTuning', 'Recipe', 'with_new_names', 'value_from',
+           'recipe_from', 'add_recipe', 'add_space']
 
 # %% ../nbs/reference/recipes.ipynb #9e33d4a4
 import re
@@ -313,6 +313,15 @@ def _value_from(kind, value):
     if kind is tuple and isinstance(value, (list, tuple)):
         return tuple(_part_from(v) for v in value)
     return value
+
+
+def value_from(
+    field: str,  # name of a field of any group
+    value,  # as JSON has it
+):
+    "The value of a field as a recipe has it: parts for names and arguments"
+    types = {f.name: f.type for group in GROUPS.values() for f in fields(group)}
+    return _value_from(types.get(field), value)
 
 
 def recipe_from(

@@ -12,7 +12,14 @@ from inspect import signature
 
 import numpy as np
 
-from .recipes import GROUP_OF, Part, Recipe, TrainingError, with_new_names
+from instruments_nbdev.recipes import (
+    GROUP_OF,
+    Part,
+    Recipe,
+    TrainingError,
+    value_from,
+    with_new_names,
+)
 
 # %% ../nbs/reference/search_space.ipynb #122d5720
 def load_optuna():
@@ -123,5 +130,5 @@ def configure(
         if '.' in name:
             part = changes.get(field, _value_of(recipe, field))
             value = _with_argument(part, name, value)
-        changes[field] = value
+        changes[field] = value_from(field, value)
     return recipe.replace(**changes)
