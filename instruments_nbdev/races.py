@@ -348,7 +348,7 @@ def band_training(
     ways = dict(ours=_stepper(ours, our_mixtures()))
     if compiled:
         ways['compiled'] = _stepper(faster, our_mixtures())
-    ways['librosa'] = _stepper(theirs.network.backbone, their_batches())
+    ways['librosa'] = _stepper(theirs.backbone, their_batches())
     took = take_turns(ways, rounds)
     return dict(
         recipe=recipe.name,
