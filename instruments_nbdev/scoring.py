@@ -54,6 +54,11 @@ def labelled_clips(
     if not files:
         raise DataError(f'{root} holds no sounds')
     if not any(file.with_suffix('.txt').is_file() for file in files):
+        if any(file.parent == root for file in files):
+            raise DataError(
+                f'{root} has no labels: neither a text file beside each sound, such as '
+                f'{files[0].with_suffix(".txt").name}, nor a folder for each label'
+            )
         items = folder_items(root)
         return items.assign(label=items.label.map(as_list))[['path', 'label', 'group']]
     rows = [(str(file), _text_labels(file), song_of(file)) for file in files]
@@ -77,7 +82,8 @@ def answer_clips(
     broken = {row['path']: row['error'] for row in rows if row['error']}
     is_read = np.array([not row['error'] for row in rows], bool)
     if not is_read.any():
-        raise DataError(f'none of {len(rows)} files can be read: {first_few(list(broken))}')
+        path, why = next(iter(broken.items()))
+        raise DataError(f'none of {len(rows)} files can be read; for instance {path} {why}')
     probs = np.stack([row['probs'] for row in rows])[is_read]
     thresholds = clf.thresholds if clf.recipe.network.multi_label else 1.0
     kept = items[is_read].reset_index(drop=True)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .audio_transforms import MelSpectrogram, to_float
-from .augmentation import RandomTransform
+from .augmentation import BandGain, RandomTransform
 from .files import ItemError
 from .storage import SoundStore, Store, open_store
 
@@ -224,27 +224,21 @@ class TurnFrames(RandomTransform):
         return x.gather(2, source.to(x.device)[:, None].expand(x.shape))
 
 
-class WalkEQ(RandomTransform):
-    "Decibels (B, M, F) through a random equaliser: a random walk over the bands"
+class WalkEQ(BandGain):
+    "Decibels (B, M, F) through a random equaliser: the curve is a random walk over the bands"
 
     def __init__(
         self,
         sd: float = 2.5,  # deviation of a step in dB
-        knots: int = 9,  # of the curve, from the lowest band to the highest
+        points: int = 9,  # of the curve, from the lowest band to the highest
         p: float = 1.0,  # chance that an item is changed
     ):
-        super().__init__(p)
-        self.sd, self.knots = sd, knots
+        super().__init__(sd, points, p)
 
     def draw(self, x):
-        steps = self.sd * torch.randn(len(x), self.knots, generator=self.gen)
-        walk = steps.cumsum(1)
-        chosen = self.uniform(len(x), 1.0, 1.0, neutral=0.0)
-        return ((walk - walk.mean(1, keepdim=True)) * chosen[:, None],)
-
-    def transform(self, x, walk):
-        curve = F.interpolate(walk[:, None], x.shape[1], mode='linear', align_corners=True)
-        return x + curve.mT.to(x.device)
+        (steps,) = super().draw(x)
+        walk = steps.cumsum(-1)
+        return (walk - walk.mean(-1, keepdim=True),)
 
 
 class SilentEnd(RandomTransform):
