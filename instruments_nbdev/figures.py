@@ -9,7 +9,9 @@ __all__ = ['GREY', 'STYLE', 'figure_style', 'styled_figures']
 from contextlib import contextmanager
 
 # %% ../nbs/reference/figures.ipynb #5c0dad0e
-GREY = '#75828f'  # 4:1 or so against white and against the dark theme's background
+# 4:1 or so against white and against a dark page. A lighter one would have JupyterLab put all
+# transparent figures on a dark card.
+GREY = '#74818e'
 
 STYLE = {
     'figure.dpi': 100,
