@@ -244,7 +244,7 @@ def test_a_sound(page, own):
     give(page, own.clap)
     says(page, r'^thunderstorm \(')
     assert state(page) == 'sure' and drawn(page) == 1 and fits(page)
-    assert page.locator('.answer li.said').count() == 1
+    api.expect(page.locator('.answer li.said')).to_have_count(1)
     assert 'answered by the model sounds' in page.locator('.answer p').first.inner_text()
 
 
@@ -321,7 +321,9 @@ def test_the_start_is_full_and_says_what_there_is(opened, size):
 
 def test_examples(page):
     wanted = ['^thunderstorm', '^chirping birds, then', '^Not sure', '^xylophone']
-    for button, text in zip(page.locator('.examples button').all(), wanted, strict=True):
+    buttons = page.locator('.examples button')
+    api.expect(buttons).to_have_count(len(wanted))  # `all` does not wait for them
+    for button, text in zip(buttons.all(), wanted, strict=True):
         button.click()
         says(page, text)
     api.expect(page.locator('#file')).to_contain_text('xylophone')
@@ -357,7 +359,7 @@ def test_on_a_phone_the_page_goes_to_the_answer(opened, own):
     choose(page, 'photos')
     says(page, 'is a sound, and photos takes photos')
     labels = page.locator('.model li')
-    assert labels.count() == 30  # all of them, in no box that scrolls
+    api.expect(labels).to_have_count(30)  # all of them, in no box that scrolls
     box, last = page.locator('.model').bounding_box(), labels.last.bounding_box()
     assert last['y'] + last['height'] <= box['y'] + box['height'] + 1
     assert (
