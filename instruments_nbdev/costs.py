@@ -387,6 +387,6 @@ def main(
 ):
     "Measures the costs of every recipe and writes the record that the page `costs` shows"
     import instruments_nbdev.gtzan_mlp_cnn
-    import instruments_nbdev.irmas_multistft  # noqa: F401 (both add their recipes)
+    import instruments_nbdev.irmas_efficient  # noqa: F401 (both add their recipes)
 
     run_costs(out or None, small)

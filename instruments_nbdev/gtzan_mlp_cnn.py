@@ -31,9 +31,9 @@ from instruments_nbdev.augmentation import (
     WaveMixup,
 )
 from .custom_cnn import ACTIVATIONS, SoundCNN
+from .effects import EQ, Speed
 from .figures import GREY
 from .files import replacing
-from .irmas_multistft import EQ, Speed
 from .model import Classifier, predict_store
 from instruments_nbdev.recipes import (
     RECIPES,

@@ -55,16 +55,19 @@ class ItemLoader(DataLoader):
         window=0,  # samples of each; 0: photos
         train=False,  # shuffled, cut at random places, the last batch dropped where it is small
         device=None,
-        weights=None,  # how often to draw each of `idxs`; None: once an epoch
+        weights=None,  # how often to draw each of `idxs` in an epoch, on average; None: once
     ):
         idxs = np.asarray(idxs, int)
-        drop_last = train and len(idxs) > bs
+        n = len(idxs) if weights is None else round(float(np.sum(weights)))
+        drop_last = train and n > bs
         super().__init__(idxs, bs=bs, shuffle=train, drop_last=drop_last, device=device)
         self.store = store
         self.targets = targets
         self.window = window
         self.train = train
         self.often = weights
+        if weights is not None:
+            self.n = n
         self.seed(0)
 
     def seed(self, n):
@@ -75,7 +78,7 @@ class ItemLoader(DataLoader):
     def shuffle_fn(self, idxs):
         if self.often is None:
             return super().shuffle_fn(idxs)
-        return self.rng.choices(idxs, self.often, k=len(idxs))
+        return self.rng.choices(range(len(self.dataset)), self.often, k=self.n)
 
     def create_batches(self, samps):
         numbers = (int(self.dataset[i]) for i in samps)

@@ -27,13 +27,15 @@ _SOUND_PARTS = (
     'Gain CircularShift AddNoise TimeStretch PitchShift WaveMixup Resample '
     'ResampledLogMel PadCut ClipNorm FreqMask TimeMask FreqShift BandGain'
 )
+_EFFECTS = 'EQ EvenLogMel Fill MixClips Pitch Reverb Speed'
 MOVED = {
     'audio_transforms.sound_store': 'storage.sound_store',
     'custom_cnn.photo_store': 'storage.photo_store',
-    'irmas_multistft.Colour': 'irmas_multistft.EQ',
-    'irmas_multistft.Room': 'irmas_multistft.Reverb',
+    'irmas_multistft.Colour': 'effects.EQ',
+    'irmas_multistft.Room': 'effects.Reverb',
     'training.MeanStdLinear': 'model.MeanStdLinear',
     **{f'audio_transforms.{part}': f'augmentation.{part}' for part in _SOUND_PARTS.split()},
+    **{f'irmas_multistft.{part}': f'effects.{part}' for part in _EFFECTS.split()},
     **{f'custom_cnn.{part}': f'photo_transforms.{part}' for part in _PHOTO_PARTS.split()},
 }
 

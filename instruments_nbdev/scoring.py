@@ -15,7 +15,7 @@ import numpy as np
 from .evaluation import Report, as_list, label_levels
 from .files import SOUNDS, DataError, write_csv
 from .folders import first_few, folder_items
-from .irmas_multistft import merged
+from .irmas_labels import merged
 from .labels import label_name
 from .model import Classifier
 

@@ -75,6 +75,16 @@ def _start(recipe, labels):
     return clf
 
 
+def _weights(recipe, items):
+    "How often each training item is drawn in an epoch (N,); None: once"
+    train = items[items.split == 'train']
+    weights = train.weight.to_numpy(float) if 'weight' in train else None
+    if recipe.data.balance < 1:
+        balance = source_weights(train, recipe.data.balance)
+        weights = balance if weights is None else weights * balance
+    return weights
+
+
 def _loaders(recipe, items, store, labels):
     "fastai's `DataLoaders` of the training and the validation items"
     targets = torch.from_numpy(one_hot(items.label, labels)).float()
@@ -85,10 +95,7 @@ def _loaders(recipe, items, store, labels):
         train = split == 'train'
         return ItemLoader(store, targets, idxs, bs, window, train, device, weights)
 
-    weights = None
-    if recipe.data.balance < 1:
-        weights = source_weights(items[items.split == 'train'], recipe.data.balance)
-    dls = DataLoaders(loader('train', weights), loader('valid'), device=device)
+    dls = DataLoaders(loader('train', _weights(recipe, items)), loader('valid'), device=device)
     if not len(dls[0].dataset):
         raise TrainingError(f'recipe {recipe.name}: no training items')
     return dls

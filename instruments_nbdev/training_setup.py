@@ -8,15 +8,21 @@ __all__ = ['at_rate', 'changed_recipe', 'dataset_items', 'are_photos', 'count_it
 # %% ../nbs/reference/training_setup.ipynb #b58d7419
 from pathlib import Path
 
-from . import custom_cnn, gtzan_mlp_cnn, transfer  # noqa: F401  (fill RECIPES)
+# these fill RECIPES
+from instruments_nbdev import (  # noqa: F401
+    custom_cnn,
+    gtzan_mlp_cnn,
+    irmas_efficient,
+    transfer,
+)
 from .audio_transforms import LogMel
 from .audit import without_repeats
 from .augmentation import ResampledLogMel
 from .data import DATASETS, data_root
 from .files import PHOTOS, DataError
 from .folders import first_few, folder_items, left_out
+from .irmas_labels import hold_out
 from .irmas_mel import with_notes
-from .irmas_multistft import hold_out
 from .recipes import RECIPES, Part, Recipe
 from .training import parts_of
 

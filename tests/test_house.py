@@ -26,12 +26,11 @@ NBS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if p.name[0] not in '_.'
 # A module imports from those above it, wherever in its code the import stands.
 ORDER = '''
     files labels figures machine timing recipes model_files folders splits facts layouts data
-    synthesis
-    download audit
-    storage audio_transforms augmentation spectrograms photo_transforms evaluation model report
-    learner runs training jobs experiments search_space search cards tracking
-    weights mobilenet custom_cnn transfer irmas_multistft irmas_mel gtzan_mlp_cnn scoring
-    graphs export training_setup app examples lessons answers demo races costs startup benchmarks
+    irmas_labels synthesis download audit storage audio_transforms augmentation effects
+    spectrograms photo_transforms evaluation model report learner runs training jobs experiments
+    search_space search cards tracking weights mobilenet custom_cnn transfer irmas_multistft
+    irmas_efficient irmas_mel gtzan_mlp_cnn scoring graphs export training_setup app examples
+    lessons answers demo races costs startup benchmarks
 '''.split()
 
 
