@@ -7,6 +7,7 @@ __all__ = ['kaldi_bands', 'MelMN', 'changed_notes', 'with_notes', 'MelMNs', 'joi
 
 # %% ../nbs/reference/irmas_mel.ipynb #d983a7be
 import math
+from hashlib import blake2b
 from pathlib import Path
 
 import soundfile
@@ -25,7 +26,7 @@ from instruments_nbdev.augmentation import (
     seed_transforms,
 )
 from .effects import EQ, Reverb, Speed
-from .files import replacing
+from .files import cache_folder, read_bytes, replacing
 from .irmas_labels import AUDIOSET_CLASSES
 from .model import Classifier
 from instruments_nbdev.recipes import (
@@ -127,9 +128,14 @@ def _write_changed(notes, files, change, sr, n):
                 soundfile.write(tmp, new[: len(sound)], sr, format='FLAC')
 
 
+def _content(path):
+    "Eight letters that depend on what is in a file"
+    return blake2b(read_bytes(path), digest_size=4).hexdigest()
+
+
 def changed_notes(
     notes,  # a table of sounds: path, label, group
-    folder,  # where the copies are written; those that are there are kept
+    folder=None,  # where the copies are written, or are already; None: a folder in the cache
     copies: int = 11,  # of each
     seed: int = 0,  # of the changes
     sr: int = 16_000,  # rate of the copies in Hz
@@ -141,12 +147,12 @@ def changed_notes(
     """
     import pandas as pd
 
-    folder = Path(folder)
+    folder = Path(folder or cache_folder(name='changed_notes'))
     folder.mkdir(parents=True, exist_ok=True)
+    stems = [f'{Path(path).stem}-{_content(path)}' for path in notes.path]
     tables = []
     for k in tqdm(range(copies), 'changed copies', disable=len(notes) * copies < 1000):
-        names = [f'{Path(path).stem}-{seed}-{k}.flac' for path in notes.path]
-        files = [folder / name for name in names]
+        files = [folder / f'{stem}-{seed}-{k}.flac' for stem in stems]
         if not all(file.exists() for file in files):
             change = _changes(sr)
             seed_transforms(change, 1000 * seed + k)
@@ -160,7 +166,7 @@ def with_notes(
     notes,  # of `irmas_notes`
     copies=None,  # of `changed_notes`, of the notes that train
     seed: int = 0,  # of the folds
-    share: float = 0.25,  # of notes and copies among what is drawn in an epoch
+    share: float = 0.5,  # of notes and copies among what is drawn in an epoch
 ):
     """A table of excerpts and notes: path, label, group, fold, split, weight.
 

@@ -22,7 +22,7 @@ from .data import DATASETS, data_root
 from .files import PHOTOS, DataError
 from .folders import first_few, folder_items, left_out
 from .irmas_labels import hold_out
-from .irmas_mel import with_notes
+from .irmas_mel import changed_notes, with_notes
 from .recipes import RECIPES, Part, Recipe
 from .training import parts_of
 
@@ -72,13 +72,13 @@ def changed_recipe(
 
 # %% ../nbs/reference/training_setup.ipynb #0bdcd4a1
 def _and_notes(items, root, classes):
-    "Excerpts as pictures, and the notes of `irmas_notes` where these are at hand"
+    "Excerpts as pictures; notes of `irmas_notes` and changed copies of them, if they are at hand"
     try:
         notes = DATASETS['irmas_notes'].items(data_root('irmas_notes', root), classes=classes)
     except DataError as e:
         print(f'without single notes: {e}', flush=True)
-        notes = items.assign(split='train')[:0]
-    return with_notes(items, notes)
+        return with_notes(items, items.assign(split='train')[:0])
+    return with_notes(items, notes, changed_notes(notes[notes.split == 'train']))
 
 
 def dataset_items(
