@@ -123,6 +123,17 @@ def confidence_threshold(
     return clf.confidence_threshold or SURE
 
 
+def _levels_in_words(clf, table):
+    "What the levels of an `answer_table` are, as marks on bars"
+    if clf.recipe.network.softmax and clf.recipe.network.multi_label:
+        share = f'{100 * clf.thresholds:.0f} %'
+        return f'The mark on each bar is at {share} of the longest bar; labels beyond it are named.'
+    if table.level.nunique() > 1:
+        return 'The mark on a bar is the level from which that label counts; each has its own.'
+    level = f'{100 * table.level.iloc[0]:.0f} %'
+    return f'The mark on each bar is at about {level}; below it the answer is “not sure”.'
+
+
 def answer_table(
     clf,  # a `Classifier`
     probs: np.ndarray,  # probabilities of its labels (C,)
@@ -130,6 +141,7 @@ def answer_table(
     """A DataFrame with a row a label, the most probable first.
 
     Its columns: `name` in English, `prob`, the `level` from which it counts, whether it is `said`.
+    `attrs['levels']` says in a sentence what the levels are.
     """
     import pandas as pd
 
@@ -142,7 +154,9 @@ def answer_table(
     said = table.prob >= table.level
     if not several:
         said.iloc[1:] = False
-    return table.assign(said=said)
+    table = table.assign(said=said)
+    table.attrs['levels'] = _levels_in_words(clf, table)
+    return table
 
 # %% ../nbs/reference/answers.ipynb #c902bb35
 def percent(

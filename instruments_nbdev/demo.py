@@ -59,19 +59,11 @@ def _bar(row):
     )
 
 
-def _level_in_words(table):
-    "What the marks on the bars mean"
-    if table.level.nunique() > 1:
-        return 'The mark on a bar is the level from which that label counts; each has its own.'
-    level = f'{100 * table.level.iloc[0]:.0f} %'
-    return f'The mark on each bar is at about {level}; below it the answer is “not sure”.'
-
-
 def _bars_html(table):
     "The five most probable labels and all that are said, as bars"
     shown = table[table.said | (np.arange(len(table)) < 5)]
     bars = ''.join(_bar(row) for row in shown.itertuples(index=False))
-    return f'<ul class="bars">{bars}</ul><p class="note">{_text(_level_in_words(table))}</p>'
+    return f'<ul class="bars">{bars}</ul><p class="note">{_text(table.attrs["levels"])}</p>'
 
 # %% ../nbs/reference/demo.ipynb #aeda5011
 _SEEK = "const p=this.closest('.answer').querySelector('audio');p.currentTime={};p.play()"
@@ -144,9 +136,13 @@ def _names(description):
 
 def _when_sure(description):
     "When a model names a label"
-    if description['recipe'].get('multi_label'):
+    recipe, summary = description['recipe'], description['summary']
+    if recipe.get('softmax'):
+        share = 100 * summary.get('thresholds', 0.5)
+        return f'names the likeliest label and each that is at least {share:.0f} % as likely'
+    if recipe.get('multi_label'):
         return 'names each label that reaches its own level'
-    level = confidence_threshold_of(description['summary']) or SURE
+    level = confidence_threshold_of(summary) or SURE
     return f'says “not sure” below about {100 * level:.0f} %'
 
 

@@ -219,6 +219,12 @@ add_recipe(
 );
 
 # %% ../nbs/reference/irmas_mel.ipynb #ba819dcc
+def _moved(db, k):
+    "Decibels (B, M, F) moved up by k bands; the outermost one is repeated"
+    rows = (torch.arange(db.shape[1], device=db.device) - k).clamp(0, db.shape[1] - 1)
+    return db[:, rows]
+
+
 class MelMNs(nn.Module):
     """Several `MelMN` as one: decibels (B, 128, F) to logits (B, n_out).
 
@@ -235,14 +241,13 @@ class MelMNs(nn.Module):
     ):
         super().__init__()
         self.shifts = list(shifts)
-        self.move = FreqShift()
         self.members = nn.ModuleList(MelMN(n_out=n_out, **kwargs) for _ in range(n))
 
     def forward(self, db):
         shifts = [0] if self.training else self.shifts
-        moved = [self.move.transform(db, torch.full([len(db)], k)) for k in shifts]
-        said = [net(torch.cat(moved)).log_softmax(1) for net in self.members]
-        said = torch.cat(said).unflatten(0, (-1, len(db)))
+        moved = torch.cat([_moved(db, k) for k in shifts])
+        said = [net(moved).log_softmax(1).unflatten(0, (len(shifts), -1)) for net in self.members]
+        said = torch.cat(said)  # (networks × shifts, B, n_out)
         return said.logsumexp(0) - math.log(len(said))
 
     def groups(self):
@@ -252,14 +257,14 @@ class MelMNs(nn.Module):
 
 
 def join_models(
-    models: list,  # classifiers of `irmas-mel`, of other seeds
+    models: list,  # classifiers of `irmas-mel`, from several trainings
     shifts: tuple = (0, -2, 2),  # bands by which pictures are moved in use
 ) -> Classifier:
     "One classifier that gives the mean of their probabilities; `TrainingError` if they differ"
     first = models[0]
     for other in models[1:]:
-        if other.labels != first.labels or other.recipe != first.recipe:
-            raise TrainingError('models to be joined must have the same labels and recipe')
+        if other.labels != first.labels or other.recipe.network != first.recipe.network:
+            raise TrainingError('models to be joined must have the same labels and network')
     backbone = first.recipe.network.backbone
     part = Part(MelMNs, n=len(models), shifts=tuple(shifts), **backbone.arguments)
     joined = Classifier(first.recipe.replace(backbone=part), first.labels)

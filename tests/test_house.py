@@ -29,7 +29,7 @@ ORDER = '''
     irmas_labels synthesis download audit storage audio_transforms augmentation effects
     spectrograms photo_transforms evaluation model report learner runs training jobs experiments
     search_space search cards tracking weights mobilenet custom_cnn transfer irmas_multistft
-    irmas_efficient irmas_mel gtzan_mlp_cnn scoring graphs export training_setup app examples
+    irmas_efficient irmas_mel gtzan_mlp_cnn scoring irmas_held_out graphs export training_setup app examples
     lessons answers demo races costs startup benchmarks
 '''.split()
 
