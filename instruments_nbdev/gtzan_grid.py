@@ -504,7 +504,7 @@ def show_findings(
     fig, ax = plt.subplots(figsize=(7, 0.8 + 0.2 * rows), layout='constrained')
     y, ticks = 0, {}
     for question, answers in questions.items():
-        ax.text(0.005, y, question, weight='bold', va='center')
+        ax.text(0.74, y, question, weight='bold', ha='right', va='center')
         for label, row in answers.iterrows():
             y += 1
             best = SOURCE.get(question, {}).get('best') == label
