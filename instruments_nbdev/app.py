@@ -431,7 +431,7 @@ def instruments_search(
 # %% ../nbs/reference/app.ipynb #a06c0ca3
 def _show_grid(question, only, out):
     "Prints the record of the runs in `out`, and the finding of a question that has been answered"
-    from instruments_nbdev.gtzan_mlp_cnn import GRIDS, collect, finding, grid_table
+    from instruments_nbdev.gtzan_grid import GRIDS, collect, finding, grid_table
 
     table = grid_table(out)
     print(table.drop(columns='seconds').to_string(float_format='{:.3f}'.format))
@@ -444,7 +444,7 @@ def _show_grid(question, only, out):
 
 def _show_winner(out, items):
     "Tests the best configuration, once, and prints the outcome"
-    from instruments_nbdev.gtzan_mlp_cnn import best_models, test_winner
+    from instruments_nbdev.gtzan_grid import best_models, test_winner
 
     winner = test_winner(out, items)
     low, high = 100 * winner['low'], 100 * winner['high']
@@ -479,7 +479,7 @@ def instruments_grid(
         how = 'pip install "instruments_nbdev[track]"'
         print(f'wandb is not installed, nothing will be tracked: {how}', file=sys.stderr)
 
-    from instruments_nbdev.gtzan_mlp_cnn import grid_recipes, run_grid
+    from instruments_nbdev.gtzan_grid import grid_recipes, run_grid
     from instruments_nbdev.training_setup import dataset_items
 
     recipes = [r.replace(epochs=epochs or r.optimisation.epochs) for r in grid_recipes(grid, only)]

@@ -29,8 +29,9 @@ ORDER = '''
     irmas_labels synthesis download audit storage audio_transforms augmentation effects
     spectrograms photo_transforms evaluation model report learner runs training jobs experiments
     search_space search cards tracking weights mobilenet custom_cnn transfer transfer_recipes
-    irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn scoring irmas_held_out graphs export
-    training_setup app examples lessons answers demo races costs startup benchmarks
+    irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid scoring irmas_held_out
+    graphs export training_setup app examples lessons answers demo races costs startup
+    benchmarks
 '''.split()
 
 
