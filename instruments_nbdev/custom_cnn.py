@@ -4,14 +4,10 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'ACTIVATIONS', 'POOLS', 'MIRROR', 'PublishedSoundCNN', 'conv_bn', 'ResBlock', 'SoundCNN', 'group_norm',
-           'ConvBlock', 'CustomCNN', 'training_cost', 'step_seconds', 'race_to', 'photo_options', 'try_recipes',
-           'try_options', 'show_maps', 'show_mistakes', 'grad_cam', 'show_cam']
+           'ConvBlock', 'CustomCNN', 'show_maps', 'show_mistakes', 'grad_cam', 'show_cam']
 
 # %% ../nbs/02_custom_cnn.ipynb #1c068330
 import math
-from dataclasses import replace
-from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -48,7 +44,6 @@ from instruments_nbdev.recipes import (
     Part,
     Recipe,
     add_recipe,
-    add_space,
 )
 from .storage import photo_store, sound_store
 
@@ -115,16 +110,6 @@ add_recipe(
             pct_start=0.3,
         ),
     )
-);
-
-# %% ../nbs/02_custom_cnn.ipynb #a732fa83
-add_space(
-    'sounds-cnn-published',
-    {
-        'opt': ('adam', 'rmsprop', 'sgd'),
-        'lr': dict(low=1e-5, high=1e-1, log=True),
-        'bs': (8, 16, 32, 64),
-    },
 );
 
 # %% ../nbs/02_custom_cnn.ipynb #794ff56b
@@ -422,193 +407,6 @@ add_recipe(
         ),
     )
 );
-
-# %% ../nbs/02_custom_cnn.ipynb #c61e37bf
-_N_PHOTOS = 4793  # in the train part of instruments30
-
-
-def _warp_sizes(recipe):
-    "(share of the training, side of the photos from then on), in order"
-    warp = next(part for part in recipe.augmentation.augment if part.kind is PhotoWarp)
-    return warp.arguments['sizes']
-
-
-def _side_in(recipe, epoch):
-    "The side of the photos in an epoch"
-    now = epoch / recipe.optimisation.epochs
-    begun = [side for share, side in _warp_sizes(recipe) if share <= now]
-    return begun[-1]
-
-
-def training_cost(
-    recipe: Recipe,  # for photos, with a `CustomCNN`
-    n: int = _N_PHOTOS,  # photos trained on
-    epochs: int = None,  # the first so many; None: all
-) -> float:
-    "Multiply-adds of a training: forwards once, and twice as many backwards"
-    from torchinfo import summary
-
-    net = recipe.network.backbone(n_out=30)
-    forward = {}
-    for _, side in _warp_sizes(recipe):
-        forward[side] = summary(net, (1, 3, side, side), verbose=0).total_mult_adds
-    done = range(epochs or recipe.optimisation.epochs)
-    return 3 * n * sum(forward[_side_in(recipe, epoch)] for epoch in done)
-
-
-def step_seconds(
-    recipe: Recipe,
-    n: int = 5,  # steps, of which the fastest counts
-) -> tuple:  # seconds, settings
-    "How long a training step takes here on photos of the first side, with the fastest settings"
-    from instruments_nbdev.machine import fastest_settings, set_speed, time_step
-
-    clf = Classifier(recipe, [str(i) for i in range(30)]).train()
-    side = _side_in(recipe, 0)
-    bs = recipe.optimisation.bs
-    x = torch.randint(256, (bs, 3, side, side), dtype=torch.uint8)
-    y = F.one_hot(torch.arange(bs) % 30, 30).float()
-    settings = fastest_settings(clf, x[:8], y[:8])
-    return time_step(set_speed(clf, **settings), x, y, n), settings
-
-
-def _first_epoch(record, level):
-    "The epoch in which a run first got this share of the validation photos right"
-    return next(e['epoch'] for e in record['epochs'] if e['valid_accuracy'] >= level)
-
-
-def race_to(
-    level: float,  # share of validation photos right
-    records: list,  # of runs of `photos-cnn`
-) -> dict:
-    "What `photos-cnn` pays until it is there, as a share of all that `photos-cnn-published` costs"
-    ours, theirs = RECIPES['photos-cnn'], RECIPES['photos-cnn-published']
-    epochs = [_first_epoch(record, level) for record in records]
-    our_step, our_settings = step_seconds(ours)
-    their_step, their_settings = step_seconds(theirs)
-    our_epoch = our_step * (_N_PHOTOS // ours.optimisation.bs)
-    their_training = their_step * (_N_PHOTOS // theirs.optimisation.bs) * theirs.optimisation.epochs
-    their_cost = training_cost(theirs)
-    return dict(
-        level=level,
-        epochs=epochs,
-        counted=[round(training_cost(ours, epochs=e) / their_cost, 4) for e in epochs],
-        seconds=dict(ours=round(our_step, 4), published=round(their_step, 4)),
-        settings=dict(ours=our_settings, published=their_settings),
-        timed=[round(our_epoch * e / their_training, 4) for e in epochs],
-    )
-
-# %% ../nbs/02_custom_cnn.ipynb #2c987239
-add_recipe(
-    RECIPES['photos-cnn'].replace(
-        name='photos-cnn-small',
-        about='photos-cnn at 64 px and six epochs, a minute or two each on one core: '
-        'for searches and comparisons',
-        front_end=Part(Photo, size=64),
-        augment=(Part(PhotoWarp, sizes=((0.0, 64),)), *_AUGMENT),
-        epochs=6,
-        ema=0.97,
-        calibrate=False,
-    )
-)
-add_space(
-    'photos-cnn-small',
-    {
-        'opt': ('adam', 'rmsprop', 'sgd'),
-        'lr': dict(low=1e-4, high=1e-1, log=True),
-        'bs': (32, 64, 128),
-    },
-)
-
-
-def _changes(recipe):
-    "Fields of the recipe that an option changes, under kind and name"
-    channels = recipe.network.backbone.arguments['channels']
-
-    def backbone(**changed):
-        return dict(backbone=recipe.network.backbone.but(**changed))
-
-    warp, *others = recipe.augmentation.augment
-    still = warp.but(area=(1.0, 1.0), stretch=1.0, turn=0.0, flip=0.0)
-    return {
-        'layers': {
-            'no shortcuts': backbone(residual=False),
-            'one convolution a block': backbone(convs=1),
-            'filters of 5 x 5': backbone(kernel=5),
-            'four blocks': backbone(channels=channels[:-1]),
-            'half as wide': backbone(channels=tuple(c // 2 for c in channels)),
-            'group norm': backbone(norm='group'),
-            'GELU': backbone(act='gelu'),
-            'leaky ReLU': backbone(act='leaky_relu'),
-            'average pooling': backbone(pool='avg'),
-            'a hidden layer': backbone(head=256),
-        },
-        'regularisation': {
-            'no dropout': backbone(dropout=(0.0, 0.0), head_dropout=0.0),
-            'much dropout': backbone(dropout=(0.0, 0.25), head_dropout=0.5),
-            'no weight decay': dict(wd=0.0),
-            'no label smoothing': dict(label_smoothing=0.0),
-            'no average of weights': dict(ema=0.0),
-        },
-        'augmentation': {
-            'none': dict(augment=(still,), mixup=None),
-            'cuts and turns only': dict(augment=(warp,), mixup=None),
-            'no mixing': dict(mixup=None),
-            'no other light': dict(augment=(warp, *others[1:])),
-        },
-    }
-
-
-def photo_options(
-    recipe: Recipe = RECIPES['photos-cnn-small'],
-) -> dict:  # (kind, option) -> recipe; ('', 'as it is') comes first
-    "A recipe with one choice changed at a time, each under a name of its own"
-    options = {('', 'as it is'): recipe}
-    for kind, changes in _changes(recipe).items():
-        for option, fields in changes.items():
-            name = f'{recipe.name}-{kind}-{option}'.replace(' ', '-')
-            options[kind, option] = recipe.replace(name=name, **fields)
-    return options
-
-# %% ../nbs/02_custom_cnn.ipynb #840a8bc1
-def try_recipes(
-    recipes: dict,  # key -> recipe
-    parts: dict,  # number -> items, a table with path, label and split
-    out: str,  # folder: a run each; those that are there are not made again
-    seeds: tuple = (0,),
-    **kw,  # jobs, ... of `run_jobs`, speed, ... of `fit`
-) -> dict:  # (key, number, seed) -> its `Run`
-    "Trains every recipe on every table of items with every seed"
-    from instruments_nbdev.jobs import run_jobs
-
-    keys = list(product(recipes, parts, seeds))
-    calls = []
-    for key, part, seed in keys:
-        recipe = recipes[key]
-        folder = Path(out) / f'{recipe.name}-part{part}-seed{seed}'
-        calls.append((recipe, parts[part], None, seed, folder))
-    return dict(zip(keys, run_jobs(calls, **kw)))
-
-
-def try_options(
-    recipes: dict,  # of `photo_options`
-    items,  # a table: path, label, split
-    out: str,  # folder: a run each; those that are there are not made again
-    **kw,  # jobs, ... of `run_jobs`, speed, ... of `fit`
-):  # a table: a row a recipe
-    "Trains on four fifths of the train part and tests on the last one"
-    import pandas as pd
-
-    from instruments_nbdev.splits import split_items
-
-    train = items[items.split == 'train'].drop(columns=['split', 'fold'], errors='ignore')
-    part = split_items(train.reset_index(drop=True), 'random', fold=1)
-    rows = []
-    for (option, _, _), run in try_recipes(recipes, {1: part}, out, **kw).items():
-        record = run.record
-        costs = {k: record[k] for k in ('params', 'seconds')}
-        rows.append(dict(zip(('kind', 'option'), option)) | record['metrics']['test'] | costs)
-    return pd.DataFrame(rows).set_index(['kind', 'option'])
 
 # %% ../nbs/02_custom_cnn.ipynb #65d87c4f
 def _photo_axes(n, rows, height):

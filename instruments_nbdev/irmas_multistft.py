@@ -31,9 +31,10 @@ from instruments_nbdev.augmentation import (
     fit_length,
     rms,
 )
-from .custom_cnn import conv_bn, try_recipes
+from .custom_cnn import conv_bn
 from .labels import label_name
 from .model import Classifier, predict_store
+from .options import try_recipes
 from instruments_nbdev.recipes import (
     Augmentation,
     Data,

@@ -8,7 +8,7 @@ __all__ = ['at_rate', 'changed_recipe', 'dataset_items', 'are_photos', 'count_it
 # %% ../nbs/reference/training_setup.ipynb #b58d7419
 from pathlib import Path
 
-from . import custom_cnn, gtzan_mlp_cnn, transfer  # noqa: F401  (fill RECIPES)
+from . import gtzan_mlp_cnn, options, transfer  # noqa: F401  (fill RECIPES)
 from .audio_transforms import LogMel
 from .audit import without_repeats
 from .augmentation import ResampledLogMel

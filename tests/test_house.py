@@ -30,7 +30,7 @@ ORDER = '''
     download audit
     storage audio_transforms augmentation spectrograms photo_transforms evaluation model report
     learner runs training jobs experiments search_space search cards tracking
-    weights mobilenet custom_cnn transfer irmas_multistft irmas_mel gtzan_mlp_cnn scoring
+    weights mobilenet custom_cnn options transfer irmas_multistft irmas_mel gtzan_mlp_cnn scoring
     graphs export training_setup app examples lessons answers demo races costs startup benchmarks
 '''.split()
 
