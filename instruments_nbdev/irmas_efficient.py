@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from .augmentation import AddNoise, CircularShift
-from .custom_cnn import try_recipes
 from .effects import EQ, EvenLogMel, Fill, MixClips, Pitch, Reverb, Speed
 from .irmas_labels import AUDIOSET_CLASSES, hold_out
 from .model import Classifier, predict_store
+from .options import try_recipes
 from instruments_nbdev.recipes import (
     Augmentation,
     Data,

@@ -136,7 +136,7 @@ def _content(path):
 def changed_notes(
     notes,  # a table of sounds: path, label, group
     folder=None,  # where the copies are written, or are already; None: a folder in the cache
-    copies: int = 11,  # of each
+    copies: int = 7,  # of each
     seed: int = 0,  # of the changes
     sr: int = 16_000,  # rate of the copies in Hz
     seconds: int = 3,  # longest copy
@@ -166,7 +166,7 @@ def with_notes(
     notes,  # of `irmas_notes`
     copies=None,  # of `changed_notes`, of the notes that train
     seed: int = 0,  # of the folds
-    share: float = 0.5,  # of notes and copies among what is drawn in an epoch
+    share: float = 0.4,  # of notes and copies among what is drawn in an epoch
 ):
     """A table of excerpts and notes: path, label, group, fold, split, weight.
 
@@ -203,7 +203,7 @@ add_recipe(
             half=True,
         ),
         augmentation=Augmentation(
-            augment=(Part(TurnFrames), Part(WalkEQ), Part(SilentEnd)),
+            augment=(Part(TurnFrames, p=0.5), Part(WalkEQ), Part(SilentEnd)),
             mixup=Part(MixSpectrograms),
             augment_features=(
                 Part(RandomFloor),
@@ -213,7 +213,7 @@ add_recipe(
             ),
         ),
         optimisation=Optimisation(
-            epochs=20, bs=32, lr=1e-3, wd=0.01, label_smoothing=0.1, ema=0.998
+            epochs=12, bs=32, lr=1e-3, wd=0.01, label_smoothing=0.1, ema=0.998
         ),
     )
 );

@@ -28,10 +28,10 @@ ORDER = '''
     files labels figures machine timing recipes model_files folders splits facts layouts data
     irmas_labels synthesis download audit storage audio_transforms augmentation effects
     spectrograms photo_transforms evaluation model report learner runs training jobs experiments
-    search_space search cards tracking weights mobilenet custom_cnn transfer transfer_recipes
-    irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid scoring irmas_held_out
-    graphs export training_setup app examples lessons answers demo races costs startup
-    benchmarks
+    search_space search cards tracking weights mobilenet custom_cnn options transfer
+    transfer_recipes irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid scoring
+    irmas_held_out graphs export training_setup app examples lessons answers demo races costs
+    startup benchmarks
 '''.split()
 
 
