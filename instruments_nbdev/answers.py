@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_SECONDS', 'FIRST', 'SURE', 'read_upload', 'kind_of', 'models_for', 'open_model',
            'confidence_threshold', 'answer_table', 'percent', 'say', 'stretches', 'heard_shares', 'say_over_time',
-           'strips', 'show_sound', 'show_where', 'Picture', 'Answer', 'answer']
+           'Picture', 'Answer', 'answer']
 
 # %% ../nbs/reference/answers.ipynb #bfe7823c
 import io
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .figures import GREY, styled_figures
+from .answer_pictures import show_sound, show_where, strips, window_borders
 from .files import DataError, ItemError, read_bytes
 from .labels import label_name
 from .model_files import bundled, model_path, model_takes
@@ -178,13 +178,6 @@ def say(
     return ', '.join(f'{name} ({percent(p)})' for name, p in zip(said.name, said.prob))
 
 # %% ../nbs/reference/answers.ipynb #6037498f
-def _borders(timeline):
-    "Seconds at which one window hands over to the next, with beginning and end: (W + 1,)"
-    start, end = timeline.start.to_numpy(), timeline.end.to_numpy()
-    between = (start[1:] + end[:-1]) / 2
-    return np.concatenate([start[:1], between, end[-1:]])
-
-
 def _runs(flags):
     "First and last index of each unbroken row of true values"
     change = np.diff(np.concatenate([[0], flags.astype(int), [0]]))
@@ -208,7 +201,7 @@ def stretches(
     else:
         first = probs.argmax(1)[:, None] == np.arange(len(clf.labels))
         heard = first & (probs >= confidence_threshold(clf))
-    borders = _borders(timeline)
+    borders = window_borders(timeline)
     rows = []
     for k, label in enumerate(clf.labels):
         for first, last in _runs(heard[:, k]):
@@ -271,141 +264,6 @@ def say_over_time(
     if clf.recipe.network.multi_label:
         return _say_together(shares)
     return _say_one_by_one(heard, shares)
-
-# %% ../nbs/reference/answers.ipynb #ac38c20f
-_BLUE = '#3a86b7'
-
-
-@contextmanager
-def _look():
-    "The look of figures, and class names in any script"
-    from instruments_nbdev.report import any_script
-
-    with any_script(), styled_figures():
-        yield
-
-
-def _new_figure(width, height):
-    "A figure that pyplot does not know of: pages are drawn in threads, and nothing piles up"
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout='constrained')
-
-
-def _draw_wave(ax, x, sr):
-    from instruments_nbdev.audio_transforms import show_wave
-
-    show_wave(x, sr, ax=ax, color=_BLUE)
-    ax.set(xlabel='', ylabel='', yticks=())
-    ax.spines[:].set_visible(False)
-    ax.tick_params(bottom=False, labelbottom=False)
-
-
-def _draw_spectrogram(ax, x, sr):
-    import torch
-
-    from instruments_nbdev.audio_transforms import LogMel, show_spec
-
-    hop = max(sr // 100, len(x) // 1000)
-    padded = np.pad(x, (0, max(0, 2048 - len(x))))  # one window at least
-    spec = LogMel(sr, 2048, hop, 96)(torch.from_numpy(padded)[None])[0]
-    top = float(spec.max())
-    floor = max(top - 70, float(spec.quantile(0.05)))
-    below = floor - 0.15 * (top - floor)  # so that silence is a dark purple and not black
-    show_spec(spec.clamp(min=floor), sr, hop, 'slaney', ax=ax, vmin=below, vmax=top)
-    ax.set(xlabel='', ylabel='Hz')
-    ax.spines[:].set_visible(False)
-
-
-def _draw_strips(ax, timeline):
-    "A strip a label over seconds, in the order of the columns: the stronger, the more probable"
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
-
-    blue = to_rgb(_BLUE)
-    fading = LinearSegmentedColormap.from_list('fading', [(*blue, 0.06), (*blue, 1.0)])
-    probs = timeline.iloc[:, 2:]
-    n = probs.shape[1]
-    ax.pcolormesh(_borders(timeline), np.arange(n + 1), probs.T, cmap=fading, vmin=0, vmax=1)
-    ax.hlines(np.arange(1, n), 0, timeline.end.iloc[-1], color=GREY, linewidth=0.4, alpha=0.5)
-    ax.invert_yaxis()
-    ax.set_yticks(np.arange(n) + 0.5, probs.columns)
-    ax.tick_params(left=False)
-    ax.spines[:].set_visible(False)
-
-
-def strips(
-    clf,  # a `Classifier` of sounds
-    timeline,  # of its `timeline`
-    k: int = 6,  # labels at most
-):
-    """The part of a timeline that is drawn: its most probable labels, the earlier ones first.
-
-    Three at least; what never gets 20 % is left out.
-    """
-    probs = timeline.iloc[:, 2:]
-    most = probs.max().to_numpy()
-    k = min(k, max(3, (most >= 0.2).sum()))
-    probs = probs.iloc[:, np.argsort(-most, kind='stable')[:k]]
-    probs = probs.iloc[:, np.argsort(probs.to_numpy().argmax(0), kind='stable')]
-    probs.columns = [label_name(label) for label in probs.columns]
-    return timeline[['start', 'end']].join(probs)
-
-
-def show_sound(
-    x,  # int16 samples (T,)
-    sr: int,  # their rate in Hz
-    timeline=None,  # of `strips`, which are drawn below
-):
-    "A figure of the waveform, the log-mel spectrogram (70 dB) and the labels over time of a sound"
-    n = 0 if timeline is None else timeline.shape[1] - 2
-    heights = [0.6, 1.5] + [0.24 * n] * (n > 0)
-    with _look():
-        fig = _new_figure(5, sum(heights) + 0.65)
-        axs = fig.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        _draw_wave(axs[0], x, sr)
-        _draw_spectrogram(axs[1], x, sr)
-        if n:
-            axs[1].tick_params(bottom=False)
-            _draw_strips(axs[2], timeline)
-        axs[-1].set_xlabel('seconds')
-        axs[-1].set_xlim(0, len(x) / sr)
-    return fig
-
-# %% ../nbs/reference/answers.ipynb #af3a88cd
-def _evidence(clf, x, labels):
-    "Where the evidence for each label lies (K, H, W), 1 where there is most of it for any of them"
-    from instruments_nbdev.custom_cnn import grad_cam
-
-    maps = grad_cam(clf, x.expand(len(labels), -1, -1, -1), labels)
-    return maps / maps.max().clamp(min=1e-9)
-
-
-def _draw_glow(ax, photo, where):
-    "`photo` (H, W, 3) in a darker grey, which glows where `where` (H, W) is large"
-    ax.imshow(photo.mean(-1), cmap='gray', vmin=0, vmax=1.4, interpolation='bilinear')
-    ax.imshow(where, cmap='inferno', vmin=-0.3, vmax=1, alpha=0.7 * where.numpy())
-
-
-def show_where(
-    clf,  # a `Classifier` of photos
-    x,  # one photo, a batch (1, 3, H, W)
-    table,  # of `answer_table`
-    k: int = 2,  # labels whose evidence is drawn
-) -> tuple:  # a figure of square photos side by side, and what each of them is
-    "A photo, and where the evidence for its most probable labels lies"
-    top = table[:k] if hasattr(clf.backbone, 'evidence') else table[:0]
-    photo = x[0].permute(1, 2, 0) / 255
-    titles = ('as the model sees it', *(f'for {name}' for name in top.name))
-    with _look():
-        fig = _new_figure(2 * len(titles), 2)
-        axs = fig.subplots(1, len(titles), squeeze=False)[0]
-        axs[0].imshow(photo, interpolation='bilinear')
-        if len(top):
-            for ax, where in zip(axs[1:], _evidence(clf, x, top.index.tolist())):
-                _draw_glow(ax, photo, where)
-        for ax in axs:
-            ax.axis('off')
-    return fig, titles
 
 # %% ../nbs/reference/answers.ipynb #608063ce
 class Picture(NamedTuple):

@@ -30,13 +30,14 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.script import call_parse
+from .schedules import schedule_of
 
 from .audio_transforms import LogMel
 from .costs import run_costs
 from .data import esc50
 from .evaluation import one_hot
 from .files import DataError, write_json
-from .learner import ItemLoader, make_learner, schedule_of
+from .learner import ItemLoader, make_learner
 from .machine import fastest_settings, set_speed
 from .model import Classifier
 from .races import FRONT, accuracy_race, by_format, throughput

@@ -17,6 +17,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.all import chunked
+from .schedules import OPTIMISERS, SCHEDULES, schedule_of
 from torch import nn
 from tqdm import tqdm
 
@@ -34,12 +35,9 @@ from instruments_nbdev.evaluation import (
 )
 from .files import replacing
 from instruments_nbdev.learner import (
-    OPTIMISERS,
-    SCHEDULES,
     ItemLoader,
     group_rates,
     make_learner,
-    schedule_of,
 )
 from .machine import fastest_settings, set_speed
 from .model import Classifier, load_model, predict_store, save_model, with_new_keys

@@ -13,6 +13,7 @@ from instruments_nbdev import (  # noqa: F401
     custom_cnn,
     gtzan_mlp_cnn,
     irmas_efficient,
+    irmas_multistft,
     options,
     transfer_recipes,
 )

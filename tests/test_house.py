@@ -27,11 +27,11 @@ NBS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if p.name[0] not in '_.'
 ORDER = '''
     files labels figures machine timing recipes model_files folders splits facts layouts data
     irmas_labels synthesis download audit storage audio_transforms augmentation effects
-    spectrograms photo_transforms evaluation model report learner runs training jobs experiments
-    search_space search cards tracking weights mobilenet custom_cnn options transfer
+    spectrograms photo_transforms evaluation model report schedules learner runs training jobs
+    experiments search_space search cards tracking weights mobilenet custom_cnn options transfer
     transfer_recipes irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid scoring
-    irmas_held_out graphs export training_setup app examples lessons answers demo races costs
-    startup benchmarks
+    irmas_held_out graphs export predictions training_setup app examples lessons answer_pictures
+    answers demo_html demo races costs startup benchmarks
 '''.split()
 
 
@@ -156,7 +156,7 @@ def test_predicting_one_clip_takes_little(tmp_path):
     "PyTorch, and nothing that only training, drawing or photos need"
     soundfile.write(tmp_path / 'tone.wav', np.sin(np.arange(80000) * 0.05), 16000)
     code = f"""
-from {LIB}.app import find_files
+from {LIB}.predictions import find_files
 from {LIB}.model import load_model
 row, = load_model('sounds').predict_rows([{str(tmp_path / 'tone.wav')!r}])
 assert not row['error']"""
