@@ -108,11 +108,12 @@ class _Counts:
     def metrics(self):
         "Name -> value, or values of all draws (D,)"
         f1 = 2 * self.hits / np.maximum(self.said + self.true, 1)
+        occurs = self.said + self.true > 0  # a draw of songs may lack a label
         micro = 2 * self.hits.sum(-1) / np.maximum((self.said + self.true).sum(-1), 1)
         return dict(
             accuracy=self.right / self.n,
             micro_f1=micro,
-            macro_f1=f1.mean(-1),
+            macro_f1=(f1 * occurs).sum(-1) / np.maximum(occurs.sum(-1), 1),
             lrap=self.lrap / self.n,
         )
 
