@@ -30,7 +30,6 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.script import call_parse
-from .schedules import schedule_of
 
 from .audio_transforms import LogMel
 from .costs import run_costs
@@ -42,6 +41,7 @@ from .machine import fastest_settings, set_speed
 from .model import Classifier
 from .races import FRONT, accuracy_race, by_format, throughput
 from .recipes import RECIPES, Recipe
+from .schedules import schedule_of
 from .splits import split_items
 from .startup import start_table, startup
 from .storage import sound_store

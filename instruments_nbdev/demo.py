@@ -20,6 +20,9 @@ from urllib.parse import quote
 
 import numpy as np
 from fastcore.script import Param
+
+from .answers import MAX_BYTES, Answer, answer
+from .app import command, whole_number
 from instruments_nbdev.demo_html import (
     PAGE_STYLE,
     TOPICS,
@@ -28,13 +31,6 @@ from instruments_nbdev.demo_html import (
     result_html,
     start_html,
 )
-
-from instruments_nbdev.answers import (
-    MAX_BYTES,
-    Answer,
-    answer,
-)
-from .app import command, whole_number
 from .examples import EXAMPLES, example_file
 from .files import DataError
 from instruments_nbdev.model_files import (

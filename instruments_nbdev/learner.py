@@ -26,7 +26,6 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastcore.all import chunked, noop
-from .schedules import OPTIMISERS, schedule_of
 from torch import nn
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from .augmentation import seed_transforms
 from .files import replacing
 from .model import Classifier
 from .recipes import Recipe
+from .schedules import OPTIMISERS, schedule_of
 
 # %% ../nbs/reference/learner.ipynb #8533a977
 class ItemLoader(DataLoader):

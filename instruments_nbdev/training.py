@@ -17,7 +17,6 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.all import chunked
-from .schedules import OPTIMISERS, SCHEDULES, schedule_of
 from torch import nn
 from tqdm import tqdm
 
@@ -44,6 +43,7 @@ from .model import Classifier, load_model, predict_store, save_model, with_new_k
 from .recipes import Part, Recipe, TrainingError
 from .report import write_report
 from .runs import Run, data_hash, device_name, versions, working_folder
+from .schedules import OPTIMISERS, SCHEDULES, schedule_of
 from .spectrograms import SpectrogramStore
 from .splits import source_weights, split_items
 from .storage import sound_store
