@@ -27,7 +27,7 @@ _ESC50_COMMIT = '33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6'
 
 _esc50 = dict(
     kind='sound',
-    title='ESC-50: environmental sounds (the ten classes of S3)',
+    title='ESC-50: dataset for environmental sound classification',
     layout='esc50',
     counts=dict.fromkeys(_S3_CLASSES, 40),
     sr=44100,
