@@ -59,6 +59,10 @@ def test_the_sidebar_has_each_notebook_once():
     assert sorted(listed) == sorted(name(path) for path in NOTEBOOKS)
 
 
+def test_both_places_have_the_same_settings():
+    assert (NBS / '_quarto.yml').samefile(ROOT / '_quarto.yml')
+
+
 def test_what_the_site_needs_is_there():
     found = config()
     for path in (found['format']['html']['css'], found['website']['favicon']):
