@@ -137,6 +137,7 @@ def _check_writable(path):
 
 # %% ../nbs/reference/app.ipynb #2ba81a98
 def _show_dataset(dataset, root):
+    "Prints how many items and classes a data set has, where it lies, and what one may do with it"
     from instruments_nbdev.data import data_root, synthetic_items
     from instruments_nbdev.splits import majority_class
 
@@ -254,7 +255,7 @@ def instruments_data(
 
 # %% ../nbs/reference/app.ipynb #cb50e153
 def _check_training(recipe, layout, dataset, split, fold, seeds, data):
-    "Whether a recipe is to be cross-validated; DataError for arguments that do not go together"
+    "Are all folds to be tested? DataError for arguments that do not go together"
     _check_name('recipe', recipe, _RECIPE_NAMES, RECIPES)
     if dataset:
         _check_name('data set', dataset, _DATASET_NAMES)
@@ -269,13 +270,13 @@ def _check_training(recipe, layout, dataset, split, fold, seeds, data):
         raise DataError('--layout folders needs --data: a folder that has a folder for each class')
     if data and not Path(data).is_dir():
         raise DataError(f'{data} is not a folder')
-    every = fold == 'all' or seeds > 1
-    if every and fold not in ('1', 'all'):
+    all_folds = fold == 'all' or seeds > 1
+    if all_folds and fold not in ('1', 'all'):
         why = 'several seeds are for --fold all'
         raise DataError(f'--fold {fold} and --seeds {seeds} do not go together: {why}')
-    if not every:
+    if not all_folds:
         whole_number(fold, '--fold')
-    return every
+    return all_folds
 
 
 def _check_new(out, resume=False):
@@ -284,7 +285,7 @@ def _check_new(out, resume=False):
         raise TrainingError(f'{out} exists already; choose another folder, or remove it')
 
 
-def _train_all(recipe, items, seeds, jobs, cluster, out, resume):
+def _train_all(recipe, items, seeds, jobs, cluster, out):
     "Cross-validation, and its table"
     from instruments_nbdev.experiments import cross_validate
 
@@ -333,7 +334,7 @@ def instruments_train(
     seeds = whole_number(seeds, '--seeds', 1)
     jobs = whole_number(jobs, '--jobs', 1)
     rate = whole_number(rate, '--rate', 1000) if rate else 0
-    every = _check_training(recipe, layout, dataset, split, fold, seeds, data)
+    all_folds = _check_training(recipe, layout, dataset, split, fold, seeds, data)
     if out:
         _check_new(out, resume)
     every_class = classes == 'all'
@@ -343,15 +344,15 @@ def instruments_train(
 
     chosen = changed_recipe(recipe, epochs, split, weights, rate, dataset)
     if layout:
-        chosen, items = own_folder(chosen, data, names, split, fold, seed, every)
+        chosen, items = own_folder(chosen, data, names, split, fold, seed, all_folds)
     else:
         items = dataset_items(chosen.data.dataset, data, classes='all' if every_class else names)
-    if every:
+    if all_folds:
         out = Path(out or f'runs/{chosen.name}-cv')
         if out.exists() and not resume:
             why = 'add --resume to keep its finished runs, or choose another --out'
             raise TrainingError(f'{out} exists already; {why}')
-        _train_all(chosen, items, seeds, jobs, cluster, out, resume)
+        _train_all(chosen, items, seeds, jobs, cluster, out)
     else:
         _train_once(chosen, items, fold, seed, out, resume)
 
@@ -583,7 +584,7 @@ def instruments_leaderboard(
 # %% ../nbs/reference/app.ipynb #03a8fb1d
 def _quickstart_recipe(epochs, is_real):
     "sounds-cnn, shorter on synthetic sounds"
-    from instruments_nbdev.training_setup import RECIPES
+    from instruments_nbdev import training_setup  # noqa: F401 (fills RECIPES)
 
     recipe = RECIPES['sounds-cnn']
     if is_real:

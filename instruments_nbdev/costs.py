@@ -363,6 +363,7 @@ def cost_table(
 
 
 def _rounded_text(value):
+    "A cell of a table as text: a number with two or three digits, nothing as a dash"
     if isinstance(value, str):
         return value
     if pd.isna(value):

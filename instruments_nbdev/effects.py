@@ -80,8 +80,9 @@ class MixClips(RandomTransform):
         return x, (y[who] * present[..., None]).amax(1)
 
 # %% ../nbs/reference/effects.ipynb #84f1c7d9
-def _beside(v, x):
-    return v.to(x.device, x.dtype)[:, None]  # (B,) beside (B, T)
+def _beside(draws, x):
+    "Draws (B,) in the shape (B, 1) that goes with sounds (B, T)"
+    return draws.to(x.device, x.dtype)[:, None]
 
 
 def _as_loud(y, x):

@@ -30,12 +30,12 @@ from .splits import add_folds
 from .training import finish_run, ready_items
 
 # %% ../nbs/reference/experiments.ipynb #3466bcc0
-_MADE_FOLDS = ('random', 'neighbours')  # splits of a recipe that make folds of their own
+_OWN_FOLDS = ('random', 'neighbours')  # splits of a recipe that make folds of their own
 
 
 def _with_folds(items, how):
     "Items with folds; `TrainingError` names the classes that are in one fold only"
-    if how in _MADE_FOLDS:
+    if how in _OWN_FOLDS:
         items = add_folds(items, how=how)
     elif 'fold' not in items:
         items = add_folds(items)
@@ -54,7 +54,7 @@ def _with_folds(items, how):
 
 def _whole_folds(recipe):
     "The recipe with a split that tests one fold and trains on all the others"
-    return recipe if recipe.data.split in _MADE_FOLDS else recipe.replace(split='folds')
+    return recipe if recipe.data.split in _OWN_FOLDS else recipe.replace(split='folds')
 
 
 def cross_validate(
@@ -353,7 +353,7 @@ def seeds_text(
     return f'seed {seed}'
 
 
-_FOLDS_MADE = dict(random=' at random', neighbours=' of neighbours')
+_FOLDS_IN_WORDS = dict(random=' at random', neighbours=' of neighbours')
 
 
 def _protocol(record):
@@ -362,7 +362,7 @@ def _protocol(record):
     if 'cv' in record:
         folds, seeds = record['cv']['folds'], record['cv']['seeds']
         plural = 's' if seeds > 1 else ''
-        return f'{folds} folds{_FOLDS_MADE.get(split, "")} × {seeds} seed{plural}'
+        return f'{folds} folds{_FOLDS_IN_WORDS.get(split, "")} × {seeds} seed{plural}'
     part = '' if 'test' in record['metrics'] else ', validation'
     return f'{split}, {seeds_text(record["seed"])}{part}'
 

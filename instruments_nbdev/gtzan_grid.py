@@ -20,7 +20,7 @@ from torch import nn
 from .audio_transforms import LogMel
 from .augmentation import AddNoise, PitchShift, TimeStretch
 from .figures import GREY
-from .files import replacing
+from .files import write_json
 from .gtzan_mlp_cnn import CEL, MLP, Waveform
 from .model import Classifier, predict_store
 from .recipes import Data, Network, Optimisation, Part, Recipe, TrainingError
@@ -224,12 +224,6 @@ def _track_file(path: str) -> str:
     return '/'.join(Path(path).with_suffix('').parts[-2:])
 
 # %% ../nbs/reference/gtzan_grid.ipynb #70760923
-def _write(path, data):
-    "JSON, whole or not at all"
-    with replacing(path) as tmp:
-        tmp.write_text(json.dumps(data))
-
-
 def _same_test(out, items, how):
     "Keeps the names of the test files with the runs; a folder is for one split only"
     split = _grid_split(items, 0, how)
@@ -237,7 +231,7 @@ def _same_test(out, items, how):
     out.mkdir(parents=True, exist_ok=True)
     file = out / 'test.json'
     if not file.exists():
-        _write(file, names)
+        write_json(file, names, indent=None)
     if json.loads(file.read_text()) != names:
         why = 'its runs were made with another test part; choose another folder'
         raise TrainingError(f'{out}: {why}')
@@ -280,7 +274,7 @@ def run_grid(
 
         kw['cbs'] = (Track(out),)
     runs = run_jobs(calls, jobs, cluster=cluster, **kw)
-    _write(out / 'grid.json', collect(out))
+    write_json(out / 'grid.json', collect(out), indent=None)
     return runs
 
 # %% ../nbs/reference/gtzan_grid.ipynb #34ae0065
@@ -584,5 +578,5 @@ def test_winner(
     figures = dict(valid=best.accuracy) | _pooled(metrics)
     winner = dict(name=best.name) | {k: round(float(v), 4) for k, v in figures.items()}
     winner |= dict(n=metrics[0]['n'], constant=metrics[0]['constant'], seeds=metrics)
-    _write(file, winner)
+    write_json(file, winner, indent=None)
     return json.loads(file.read_text())

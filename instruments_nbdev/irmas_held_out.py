@@ -137,7 +137,7 @@ def held_out_record(
     if len(models) > 1:
         ways['mean'] = join_models(models, (0,))
     ways['mean, moved'] = join_models(models)
-    odds = json.loads(_test_labels().read_text())['apart']['counts'] if _test_labels() else None
+    odds = _test_counts()
     clips = dict(alike=mixed_clips(held_out, n, cache=cache))
     if odds:
         clips['as in the test'] = mixed_clips(held_out, n, odds, seed=1, cache=cache)
@@ -149,25 +149,30 @@ def held_out_record(
             rows[name]['notes'] = _scores(_held_out_report(model, notes, cache))
     best = ways['mean, moved']
     report = _held_out_report(best, held_out, cache)
-    labels = report.labels
-    truth = [labels.index(label[0]) for label in report.items.label]
-    confusion = np.zeros((len(labels), len(labels)), int)
-    np.add.at(confusion, (truth, report.probs.argmax(1)), 1)
     return dict(
         n=len(held_out),
         recordings=int(held_out.group.nunique()),
         notes=0 if notes is None else len(notes),
-        labels=labels,
+        labels=report.labels,
         models=rows,
-        confusion=confusion.tolist(),
+        confusion=_confusion(report),
         clips=_on_clips(best, clips),
     )
 
 
-def _test_labels():
-    "The record of the public labels of the test, if this is the repository"
+def _test_counts():
+    "How often each label occurs in the public test, if this is the repository; else None"
     path = Path('results/irmas-labels.json')
-    return path if path.is_file() else None
+    return json.loads(path.read_text())['apart']['counts'] if path.is_file() else None
+
+
+def _confusion(report):
+    "How often each label (row) got each answer (column), of items with one label each"
+    labels = report.labels
+    truth = [labels.index(label[0]) for label in report.items.label]
+    counts = np.zeros((len(labels), len(labels)), int)
+    np.add.at(counts, (truth, report.probs.argmax(1)), 1)
+    return counts.tolist()
 
 # %% ../nbs/reference/irmas_held_out.ipynb #5757a11e
 @call_parse

@@ -143,8 +143,8 @@ def _draw(column, x, sr, title):
     from matplotlib.ticker import MaxNLocator
 
     above, below = column
-    time = np.arange(len(x)) / sr
-    above.plot(time, x, lw=0.4, color='#4878a8')
+    seconds = np.arange(len(x)) / sr
+    above.plot(seconds, x, lw=0.4, color='#4878a8')
     above.set(title=title, yticks=[], xlim=(0, len(x) / sr))
     above.tick_params(labelbottom=False)
     x = np.pad(x, (0, max(2048 - len(x), 0)))
@@ -153,7 +153,7 @@ def _draw(column, x, sr, title):
     librosa.display.specshow(db, sr=sr, x_axis='time', y_axis='mel', ax=below, cmap='magma')
     below.xaxis.set_major_locator(MaxNLocator(5))
     below.xaxis.set_major_formatter('{x:g}')
-    below.set(xlabel='seconds', ylabel='Hz', xlim=(0, len(time) / sr))
+    below.set(xlabel='seconds', ylabel='Hz', xlim=(0, len(seconds) / sr))
 
 
 def listen(

@@ -114,13 +114,18 @@ class Classifier(nn.Module):
 
     @property
     def n_params(self):
+        "How many parameters the backbone has"
         return sum(p.numel() for p in self.backbone.parameters())
 
 # %% ../nbs/reference/model.ipynb #73e5a4ba
 class MeanStdLinear(nn.Module):
     "Features (B, M, F) to logits (B, n_out): mean and deviation over time, one linear layer"
 
-    def __init__(self, n_in: int = 64, n_out: int = 10):
+    def __init__(
+        self,
+        n_in: int = 64,  # M, bands of the features
+        n_out: int = 10,
+    ):
         super().__init__()
         self.norm = nn.BatchNorm1d(2 * n_in)
         self.fc = nn.Linear(2 * n_in, n_out)
@@ -158,7 +163,9 @@ def save_model(
     return path
 
 # %% ../nbs/reference/model.ipynb #0f6d6d1a
-def has_plain_sizes(x) -> bool:
+def has_plain_sizes(
+    x,  # plain data, at any depth
+) -> bool:
     "Are all numbers in a description of a size that a network can have?"
     if isinstance(x, dict):
         return has_plain_sizes(list(x.values()))
@@ -188,6 +195,7 @@ def with_new_keys(
 
 
 def _check_labels(labels):
+    "`TrainingError` unless labels are a list of different names"
     if not isinstance(labels, list):
         raise TrainingError('its labels are not a list')
     names = {label for label in labels if isinstance(label, str)}
@@ -196,12 +204,14 @@ def _check_labels(labels):
 
 
 def _check_recipe(recipe):
+    "`TrainingError` unless the store makes a store and the window can be one"
     is_store = recipe.data.store.kind.__name__.endswith('_store')
     if recipe.data.window < 0 or not is_store:
         raise TrainingError('its store is none')
 
 
 def _check_summary(clf):
+    "`TrainingError` for a number in the summary that no calibration gives"
     if not 0.01 <= clf.temperature <= 100:
         raise TrainingError('its temperature must lie between 0.01 and 100')
     if not 0 <= clf.confidence_threshold <= 1:
@@ -334,6 +344,7 @@ def _answer_row(clf, path, probs):
 
 
 def _error_row(clf, path, why):
+    "What `_answer_row` gives, for a file that cannot be read"
     row = dict(path=path, label='')
     if clf.recipe.network.multi_label:
         row['labels'] = ''

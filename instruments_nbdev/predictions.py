@@ -58,12 +58,12 @@ def printable(
 
 def _sentence(
     row: dict,  # of `predict_rows`
-    sure: float,  # confidence threshold
+    threshold: float,  # of confidence; below it the answer is "not sure"
 ) -> str:
     "What is said of one file: the most probable label, and others that reach their thresholds"
     label = row['label']
     said = [other for other in row.get('labels', label).split('|') if other]
-    is_sure = bool(said) and row['prob'] >= sure
+    is_sure = bool(said) and row['prob'] >= threshold
     text = f'{label_name(label)} ({100 * row["prob"]:.0f} %)'
     if not is_sure:
         text = f'not sure, perhaps {text}'

@@ -167,9 +167,8 @@ class Data(_Fields):
 class Network(_Fields):
     "What turns a raw batch into logits"
 
-    front_end: Part = _default(
-        'audio_transforms.LogMel', sr=22050, n_mels=64
-    )  # raw batch -> features
+    # raw batch -> features
+    front_end: Part = _default('audio_transforms.LogMel', sr=22050, n_mels=64)
     backbone: Part = _default('model.MeanStdLinear')  # features -> logits; is given `n_out`
     weights: str = ''  # where the backbone starts: a name it knows, or a file; '': random numbers
     multi_label: bool = False  # an item may have several labels: sigmoid and binary cross-entropy

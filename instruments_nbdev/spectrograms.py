@@ -20,9 +20,12 @@ from torch import nn
 from .audio_transforms import MelSpectrogram, to_float
 from .augmentation import BandGain, RandomTransform
 from .files import ItemError
-from .storage import SoundStore, Store, open_store
+from .storage import PHOTO_FORMATS, SoundStore, Store, open_store
 
 # %% ../nbs/reference/spectrograms.ipynb #704ab7f2
+_LOWEST = -100.0  # dB; what a store has where there is no sound
+
+
 class MelPicture(nn.Module):
     """Sound (B, T), or decibels (B, M, F), as decibels (B, M, F) from -80 to 0.
 
@@ -65,11 +68,7 @@ class MelPicture(nn.Module):
         lowest = below.amin((1, 2), keepdim=True).clamp(max=-1.0)
         return torch.where(is_silent, self.floor, below * (self.floor / lowest))
 
-
-_LOWEST = -100.0  # dB; what a store has where there is no sound
-
 # %% ../nbs/reference/spectrograms.ipynb #ec8d8f7d
-_PICTURES = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF')
 _MAX_FRAMES = 300_000  # about two hours and a half at 32 ms a frame
 
 
@@ -81,7 +80,7 @@ def _picture_decibels(
     from PIL import Image, UnidentifiedImageError  # imported here: sounds do without
 
     try:
-        picture = Image.open(io.BytesIO(data), formats=_PICTURES)
+        picture = Image.open(io.BytesIO(data), formats=PHOTO_FORMATS)
         if picture.height != bands:
             raise ItemError(f'has {picture.height} rows, and a spectrogram here has {bands} bands')
         if picture.width > _MAX_FRAMES:
@@ -101,7 +100,7 @@ _STARTS = (b'\x89PNG', b'\xff\xd8\xff', b'GIF8', b'BM', b'II*\0', b'MM\0*')
 
 
 def _is_picture(data):
-    "Do these bytes begin as one of `_PICTURES` does?"
+    "Do these bytes begin as one of `PHOTO_FORMATS` does?"
     return data.startswith(_STARTS) or (data[:4] == b'RIFF' and data[8:12] == b'WEBP')
 
 # %% ../nbs/reference/spectrograms.ipynb #0e265cb8

@@ -61,6 +61,7 @@ def _own_folder(folder):
 
 
 def _init_wandb(folder, project, name, config, mode, **settings):
+    "A W&B run in a mode, without its console, its code and its statistics"
     import wandb
 
     return wandb.init(

@@ -26,7 +26,7 @@ from .folders import first_few, folder_items, left_out
 from .irmas_labels import hold_out
 from .irmas_mel import changed_notes, with_notes
 from .recipes import RECIPES, Part, Recipe
-from .training import parts_of
+from .training import with_split
 
 # %% ../nbs/reference/training_setup.ipynb #e8aa4f36
 def _at_rate(
@@ -115,11 +115,12 @@ def _count_items(items) -> str:
 
 
 def _check_kind(recipe, items, root):
-    if _are_photos(items) != bool(recipe.data.window):
+    "DataError where a recipe for sounds meets photos, or the other way round"
+    is_for_sounds = bool(recipe.data.window)
+    if _are_photos(items) != is_for_sounds:
         return
-    is_sound = bool(recipe.data.window)
-    others = [n for n, other in RECIPES.items() if bool(other.data.window) != is_sound]
-    kind = 'sounds' if recipe.data.window else 'photos'
+    others = [n for n, other in RECIPES.items() if bool(other.data.window) != is_for_sounds]
+    kind = 'sounds' if is_for_sounds else 'photos'
     raise DataError(
         f'recipe {recipe.name} is for {kind}, and {root} holds {_count_items(items)}: '
         f'take another recipe, of {first_few(sorted(others), 4)}'
@@ -217,24 +218,24 @@ def own_folder(
     split: str = None,  # a way to split; None: the folder's own, or 'dealt'
     fold: str = '1',  # as the command has it
     seed: int = 0,
-    every: bool = False,  # is this a cross-validation?
+    all_folds: bool = False,  # is every fold tested, in a cross-validation?
 ) -> tuple:  # (recipe, items)
     "Recipe and items for a person's own folder"
     items = _own_items(recipe, root, classes)
-    is_given = 'split' in items and split in (None, 'official') and not every
+    is_given = 'split' in items and split in (None, 'official') and not all_folds
     recipe = _for_labels(recipe, items.label).replace(
         dataset='folders',
         split=split or ('official' if is_given else 'dealt'),
         about=f"{recipe.about.partition(';')[0]}; a folder of one's own",
     )
-    if fold not in ('0', '1') and not every and recipe.data.split != 'random':
+    if fold not in ('0', '1') and not all_folds and recipe.data.split != 'random':
         why = 'a folder is split once; --seed splits it anew, --fold all tests every item'
         raise DataError(f'--fold {fold}: {why}')
     if fold != '0' and not is_given:
         print(f'looking for repeats in {root}', flush=True)
         items = without_repeats(items.drop(columns='split', errors='ignore'))
-    parts = parts_of(recipe, items, 0 if every else int(fold), seed)
-    if fold != '0' and not every:
+    parts = with_split(recipe, items, 0 if all_folds else int(fold), seed)
+    if fold != '0' and not all_folds:
         _say_parts(parts, root)
     n = parts.split.value_counts()
     n_train, n_valid = int(n.get('train', 0)), int(n.get('valid', len(items) // 7))
