@@ -404,7 +404,8 @@ def _claim(answers, what, label):
     return f'For the source, {label} was {words}; {verdict}.'
 
 
-def _percent(row):
+def _with_interval(row):
+    "The accuracy of a row of `grid_table` with its interval, in words"
     low, high = 100 * row.low, 100 * row.high
     return f'{100 * row.accuracy:.1f} % ({low:.0f} to {high:.0f} %)'
 
@@ -420,7 +421,7 @@ def finding(
     gap = answers.gap.astype(float)
     significance = _significance(top, last, len(answers))
     sentences = [
-        f'{best} is best with {_percent(top)}, {worst} worst with {_percent(last)}, '
+        f'{best} is best with {_with_interval(top)}, {worst} worst with {_with_interval(last)}, '
         f'n = {int(top.n)} over {int(top.seeds)} seed(s): {significance} (5 %, Bonferroni).',
         f'The gap between losses is widest for {gap.idxmax()} ({gap.max():.2f}) '
         f'and narrowest for {gap.idxmin()} ({gap.min():.2f}).',

@@ -58,7 +58,7 @@ class ItemLoader(DataLoader):
         self.targets = targets
         self.window = window
         self.train = train
-        self.often = weights
+        self.weights = weights
         if weights is not None:
             self.n = n
         self.seed(0)
@@ -69,9 +69,9 @@ class ItemLoader(DataLoader):
         self.cuts = np.random.default_rng(n)
 
     def shuffle_fn(self, idxs):
-        if self.often is None:
+        if self.weights is None:
             return super().shuffle_fn(idxs)
-        return self.rng.choices(range(len(self.dataset)), self.often, k=self.n)
+        return self.rng.choices(range(len(self.dataset)), self.weights, k=self.n)
 
     def create_batches(self, samps):
         numbers = (int(self.dataset[i]) for i in samps)

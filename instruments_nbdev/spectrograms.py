@@ -312,11 +312,11 @@ class MixSpectrograms(RandomTransform):
         y, gain = y.to(x.device, torch.float32), gain.to(x.device)
         # (B, most): each item itself, the one before it, the one before that …
         back = torch.arange(self.most, device=x.device)
-        who = (torch.arange(len(x), device=x.device)[:, None] - back) % len(x)
+        members = (torch.arange(len(x), device=x.device)[:, None] - back) % len(x)
         power = 10 ** ((x - x.amax((1, 2), keepdim=True)) / 10)
         weight = torch.zeros(len(x), len(x), device=x.device)
-        weight.scatter_add_(1, who, 10 ** (gain / 10))
+        weight.scatter_add_(1, members, 10 ** (gain / 10))
         mixed = (weight @ power.flatten(1)).view_as(x)
         is_there = gain > -math.inf
-        labels = (y[who] * is_there[..., None]).amax(1)
+        labels = (y[members] * is_there[..., None]).amax(1)
         return 10 * mixed.clamp(min=1e-10).log10(), labels
