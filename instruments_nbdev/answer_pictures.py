@@ -43,6 +43,7 @@ def _new_figure(width, height):
 
 
 def _draw_wave(ax, x, sr):
+    "The waveform, without axes: the spectrogram below has them"
     from instruments_nbdev.audio_transforms import show_wave
 
     show_wave(x, sr, ax=ax, color=_BLUE)
@@ -52,6 +53,7 @@ def _draw_wave(ax, x, sr):
 
 
 def _draw_spectrogram(ax, x, sr):
+    "Log-mel spectrogram over seconds and hertz, the loudest 70 dB of it at most"
     import torch
 
     from instruments_nbdev.audio_transforms import LogMel, show_spec

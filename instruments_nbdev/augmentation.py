@@ -384,6 +384,7 @@ class PadCut(RandomTransform):
     def transform(self, x, place):
         extra = max(0, self.n - x.shape[1])
         x = F.pad(x, (extra, extra))
+        # in a longer result the sound begins at `place`; of a longer sound the cut does
         first = extra - place if extra else place
         return torch.stack([clip[k : k + self.n] for clip, k in zip(x, first.tolist())])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .answers import SURE, Answer, percent
+from .answers import SURE, Answer, whole_percent
 from .labels import label_name
 from instruments_nbdev.model_files import (
     bundled,
@@ -36,7 +36,7 @@ def _bar(row):
     mark = f'<u style="left:{100 * row.level:.1f}%"></u>'
     return (
         f'<li{said}><span>{page_text(row.name)}</span>'
-        f'<div class="bar">{bar}{mark}</div><b>{page_text(percent(row.prob))}</b></li>'
+        f'<div class="bar">{bar}{mark}</div><b>{page_text(whole_percent(row.prob))}</b></li>'
     )
 
 
@@ -64,7 +64,8 @@ def _heard_html(heard, player):
         if player:
             seek = _SEEK.format(f'{row.start:.2f}')
             when = f'<button type="button" onclick="{seek}">▶ {when}</button>'
-        lines.append(f'<li>{when} <b>{page_text(row.name)}</b> {page_text(percent(row.prob))}</li>')
+        name, prob = page_text(row.name), page_text(whole_percent(row.prob))
+        lines.append(f'<li>{when} <b>{name}</b> {prob}</li>')
     if len(heard) > 12:
         lines.append(f'<li>… and {len(heard) - 12} more</li>')
     return f'<ol class="heard">{"".join(lines)}</ol>'

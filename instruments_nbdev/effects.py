@@ -67,21 +67,23 @@ class MixClips(RandomTransform):
         n = len(x)
         # (B, most): each clip itself, the one before it, the one before that ...
         back = torch.arange(self.most, device=x.device)
-        who = (torch.arange(n, device=x.device)[:, None] - back) % n
+        members = (torch.arange(n, device=x.device)[:, None] - back) % n
         level = rms(x).clamp(min=1e-5)[:, 0]
         amplitude = 10 ** (gain / 20)
         amplitude = amplitude / amplitude.norm(dim=1, keepdim=True)
-        weight = amplitude * level[:, None] / level[who]
-        x = torch.zeros(n, n, device=x.device).scatter_add_(1, who, weight) @ x
+        weight = amplitude * level[:, None] / level[members]
+        mixing = torch.zeros(n, n, device=x.device).scatter_add_(1, members, weight)  # (B, B)
+        x = mixing @ x
         if self.label == 'loudest':
-            loudest = who.gather(1, gain.argmax(1, keepdim=True))[:, 0]
+            loudest = members.gather(1, gain.argmax(1, keepdim=True))[:, 0]
             return x, y[loudest]
         present = gain > -math.inf
-        return x, (y[who] * present[..., None]).amax(1)
+        return x, (y[members] * present[..., None]).amax(1)
 
 # %% ../nbs/reference/effects.ipynb #84f1c7d9
-def _beside(v, x):
-    return v.to(x.device, x.dtype)[:, None]  # (B,) beside (B, T)
+def _beside(draws, x):
+    "Draws (B,) in the shape (B, 1) that goes with sounds (B, T)"
+    return draws.to(x.device, x.dtype)[:, None]
 
 
 def _as_loud(y, x):

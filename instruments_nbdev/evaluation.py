@@ -183,7 +183,7 @@ def over_seeds(
 _TEXT = 9  # points, of the smallest text in a figure
 
 
-def _errors_name(paths):
+def _short_names(paths):
     "Short names of files: their own, or with their folder where two have the same"
     names = [Path(p).stem for p in paths]
     if len(set(names)) == len(names):
@@ -329,7 +329,7 @@ class Report:
     def errors(self) -> dict:
         "`of`: how many items of each label; `wrong`: name, label, predicted of each wrong answer"
         counts = self.items.label.explode().value_counts().sort_index()
-        t = self.items.assign(predicted=self.predicted, name=_errors_name(self.items.path))
+        t = self.items.assign(predicted=self.predicted, name=_short_names(self.items.path))
         wrong = t[~self.right][['name', 'label', 'predicted']]
         return dict(
             of={label: int(n) for label, n in counts.items()}, wrong=wrong.to_numpy().tolist()

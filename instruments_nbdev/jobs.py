@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .machine import cores
 from .recipes import TrainingError, recipe_from
 from .runs import Run
-from .training import fit, parts_of
+from .training import fit, with_split
 
 # %% ../nbs/reference/jobs.ipynb #09bdc1a3
 _CORES = min(cores(), torch.get_num_threads())  # as the process begins
@@ -110,8 +110,8 @@ def _names(paths):
 
 def _same_run(run, recipe, items, fold, seed):
     "The folder of a finished run, if it is of this recipe, seed and held-out items"
-    parts = parts_of(recipe, items, fold, seed)
-    held_out = parts.path[parts.split != 'train']
+    items = with_split(recipe, items, fold, seed)
+    held_out = items.path[items.split != 'train']
     same = (
         recipe_from(run.record['recipe']) == recipe
         and run.record['seed'] == seed

@@ -58,7 +58,7 @@ class ItemLoader(DataLoader):
         self.targets = targets
         self.window = window
         self.train = train
-        self.often = weights
+        self.weights = weights
         if weights is not None:
             self.n = n
         self.seed(0)
@@ -69,9 +69,9 @@ class ItemLoader(DataLoader):
         self.cuts = np.random.default_rng(n)
 
     def shuffle_fn(self, idxs):
-        if self.often is None:
+        if self.weights is None:
             return super().shuffle_fn(idxs)
-        return self.rng.choices(range(len(self.dataset)), self.often, k=self.n)
+        return self.rng.choices(range(len(self.dataset)), self.weights, k=self.n)
 
     def create_batches(self, samps):
         numbers = (int(self.dataset[i]) for i in samps)
@@ -142,7 +142,7 @@ class Freeze(Callback):
     ):
         self.epochs = epochs
         self.frozen = frozen
-        self.keep = keep_stats
+        self.keep_stats = keep_stats
 
     def norms(self, n):
         "Batch norms whose weights are in the first `n` groups"
@@ -153,7 +153,7 @@ class Freeze(Callback):
     def before_train(self):
         start = -1 if self.epoch < self.epochs else self.frozen
         self.opt.freeze_to(start)
-        for norm in self.norms(-1 if self.keep else start):
+        for norm in self.norms(-1 if self.keep_stats else start):
             norm.eval()
 
 # %% ../nbs/reference/learner.ipynb #04a7b187
@@ -274,23 +274,24 @@ class Best(Callback):
         self.start = start
         self.score = (-1.0, 0.0)
         self.state = None
-        self.epoch_ = 0
+        self.best_epoch = 0  # counted from 0
 
     def after_epoch(self):
         row = self.learn.history.rows[-1]
         if row['epoch'] != self.epoch + 1 or 'valid_loss' not in row:
             return
         score = (row['valid_accuracy'], -row['valid_loss'])
-        waited = self.epoch - max(self.epoch_, self.start - 1)
+        waited = self.epoch - max(self.best_epoch, self.start - 1)
         if score > self.score:
             self.keep(score)
         elif self.patience and waited >= self.patience:
             raise CancelFitException
 
     def keep(self, score):
+        "Copies the weights of this epoch: the averaged ones, where there is an average"
         model = self.learn.ema.avg if hasattr(self.learn, 'ema') else self.model
         self.score = score
-        self.epoch_ = self.epoch
+        self.best_epoch = self.epoch
         self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 # %% ../nbs/reference/learner.ipynb #2178ced8
@@ -314,6 +315,7 @@ class Checkpoint(Callback):
         self.last = 0.0
 
     def state(self):
+        "Weights, optimiser, rows, average and best epoch, as `torch.load` takes them back"
         learn = self.learn
         best = getattr(learn, 'best', None)
         optimiser = {k: [_plain(o) for o in v] for k, v in learn.opt.state_dict().items()}
@@ -323,7 +325,7 @@ class Checkpoint(Callback):
             rows=learn.history.rows,
             bf16=learn.model.bf16,
             ema=learn.ema.avg.state_dict() if hasattr(learn, 'ema') else None,
-            best=(best.score, best.epoch_, best.state) if best else None,
+            best=(best.score, best.best_epoch, best.state) if best else None,
         )
 
     def after_epoch(self):
@@ -447,26 +449,23 @@ def _shared_loss(smoothing):
 
 def _callbacks(recipe, n_groups):
     "The callbacks that a recipe asks for"
+    optimisation, tuning = recipe.optimisation, recipe.tuning
     cbs = []
     if n_groups > 1:
-        cbs.append(
-            Freeze(
-                recipe.tuning.freeze_epochs, recipe.tuning.frozen_groups, recipe.tuning.keep_stats
-            )
-        )
-        if recipe.tuning.l2_sp or recipe.tuning.l2_sp_head:
-            cbs.append(L2SP(recipe.tuning.l2_sp, recipe.tuning.l2_sp_head))
-    if recipe.optimisation.grad_clip:
-        cbs.append(GradientClip(recipe.optimisation.grad_clip))
-    if recipe.optimisation.l1 or recipe.optimisation.l2:
-        cbs.append(Penalty(recipe.optimisation.l1, recipe.optimisation.l2))
-    if recipe.optimisation.schedule == 'plateau':
+        cbs.append(Freeze(tuning.freeze_epochs, tuning.frozen_groups, tuning.keep_stats))
+        if tuning.l2_sp or tuning.l2_sp_head:
+            cbs.append(L2SP(tuning.l2_sp, tuning.l2_sp_head))
+    if optimisation.grad_clip:
+        cbs.append(GradientClip(optimisation.grad_clip))
+    if optimisation.l1 or optimisation.l2:
+        cbs.append(Penalty(optimisation.l1, optimisation.l2))
+    if optimisation.schedule == 'plateau':
         cbs.append(Plateau(group_rates(recipe, n_groups)))
-    if recipe.optimisation.ema:
-        cbs.append(EMA(recipe.optimisation.ema))
-    if recipe.optimisation.save_best or recipe.optimisation.patience:
+    if optimisation.ema:
+        cbs.append(EMA(optimisation.ema))
+    if optimisation.save_best or optimisation.patience:
         # patience begins when the whole network has begun to move
-        cbs.append(Best(recipe.optimisation.patience, recipe.tuning.freeze_epochs))
+        cbs.append(Best(optimisation.patience, tuning.freeze_epochs))
     return cbs
 
 
@@ -487,7 +486,7 @@ def make_learner(
     elif recipe.network.multi_label:
         loss = _binary_loss(smoothing)
     else:
-        loss = partial(F.cross_entropy, label_smoothing=recipe.optimisation.label_smoothing)
+        loss = partial(F.cross_entropy, label_smoothing=smoothing)
     history = History([] if rows is None else rows, recipe.name, progress)
     cbs = [Augment(recipe), Reseed(seed), history, *cbs]
     cbs += _callbacks(recipe, len(clf.groups()))

@@ -274,5 +274,6 @@ class PhotoDrawing(RandomTransform):
         ink = (grey / _blur(grey).clamp(min=0.02)).clamp(max=1) ** strength
         flat = (_blur(x[i], 5) * 4).round() / 4
         on_white = ink.expand(-1, 3, -1, -1)
-        x[i] = torch.where(kind == 0, on_white, torch.where(kind == 1, ink * flat, 1 - ink))
+        on_colours_or_black = torch.where(kind == 1, ink * flat, 1 - ink)
+        x[i] = torch.where(kind == 0, on_white, on_colours_or_black)
         return x

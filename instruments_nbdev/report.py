@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jinja2 import Template
 from matplotlib.font_manager import get_font_names
 
+from .audio_transforms import picture_range
 from .evaluation import as_list
 from .figures import styled_figures
 from .labels import label_name
@@ -96,9 +97,8 @@ def _one_picture(features):
 
 
 def _draw_spectrogram(ax, f):
-    low, high = np.quantile(f, [0.05, 0.998])
-    floor = low - 0.15 * (high - low)  # so that the floor is a dark purple, not black
-    ax.imshow(f, origin='lower', aspect='auto', cmap='magma', vmin=floor, vmax=high)
+    low, high = picture_range(f)
+    ax.imshow(f, origin='lower', aspect='auto', cmap='magma', vmin=low, vmax=high)
 
 
 def _draw_photo(ax, f):
@@ -245,6 +245,7 @@ def _examples(clf, report, store):
 
 
 def _curves(rows):
+    "Loss and accuracy over the epochs as HTML, or why there are none"
     if not rows:
         return 'No epochs of its own: a head that was fitted at once, or the mean of other runs.'
     last = rows[-1]

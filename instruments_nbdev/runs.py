@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from .evaluation import Report
-from .files import naming, replacing
+from .files import naming, write_json
 from .model import load_model
 from .recipes import TrainingError, with_new_names
 from .report import is_trained_on_synthetic, percent, show_curves
@@ -71,6 +71,7 @@ class Run:
         return self.report_of('test' if 'test' in self.record['metrics'] else 'valid')
 
     def show_curves(self):
+        "Losses and accuracies over epochs; gives the two axes"
         return show_curves(self.record['epochs'])
 
     def __repr__(self):
@@ -127,8 +128,7 @@ FILES = ('model.safetensors', 'run.json', 'predictions.csv', 'report.html')
 def _check_plan(path, plan, out):
     "Writes the plan of a new training, or checks that a resumed one has the same"
     if not path.exists():
-        with replacing(path) as tmp:
-            tmp.write_text(json.dumps(plan))
+        write_json(path, plan)
     old = json.loads(path.read_text())
     if isinstance(old.get('recipe'), dict):
         old['recipe'] = with_new_names(old['recipe'])

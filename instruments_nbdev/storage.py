@@ -211,6 +211,7 @@ _FORMAT = 2  # part of every key: another decoder or sample format makes another
 
 
 def _digest(data):
+    "32 letters that depend on all bytes"
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
@@ -262,11 +263,13 @@ def _file_state(path):
 
 
 def _listing(paths, key):
+    "A digest of names, sizes and times of files, known without reading them: for the note"
     state = [(os.path.abspath(p), _file_state(p)) for p in paths]
     return _digest(repr([_FORMAT, key, state]).encode())
 
 
 def _name(digests, key):
+    "The name of a store, which depends on what is in the files, not on where they lie"
     contents = json.dumps([_FORMAT, key, digests])
     return f'{len(digests)}x{key}-{_digest(contents.encode())}'
 
@@ -354,7 +357,7 @@ def open_store(
     "The store of these files, decoded where that was not done yet; `ItemError` names broken ones"
     paths, folder = [str(p) for p in paths], cache_folder(cache, f'{kind.what}s')
     listing = _listing(paths, key)
-    note = folder / f'{listing}.txt'
+    note = folder / f'{listing}.txt'  # names the store that these files had last time
     with naming(folder), FileLock(folder / f'{listing}.lock'):
         store = _find(kind, paths, key, folder, note, workers)
         if store is None:

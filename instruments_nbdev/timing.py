@@ -78,6 +78,7 @@ _LIBRARIES = 'torch torchaudio librosa soundfile soxr numpy fastai instruments_n
 
 
 def _versions():
+    "Versions of Python and of the libraries that are installed"
     found = dict(python=platform.python_version())
     for name in _LIBRARIES:
         try:
@@ -88,6 +89,7 @@ def _versions():
 
 
 def _processor():
+    "The model name of the processor, or its kind where the system does not tell"
     info = Path('/proc/cpuinfo')
     found = re.search(r'model name\s*:\s*(.+)', info.read_text()) if info.is_file() else None
     return found[1] if found else platform.machine()
