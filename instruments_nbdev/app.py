@@ -49,6 +49,7 @@ _RECIPE_NAMES = (
     'photos-cnn-published',
     'photos-cnn-small',
     'photos-lite0',
+    'photos-lite2',
     'photos-resnet18',
     'photos-resnet50',
     'sounds-cnn',

@@ -6,16 +6,16 @@
 __all__ = ['model_card', 'bundle', 'confidence_of_runs']
 
 # %% ../nbs/reference/cards.ipynb #a6a195c9
-import math
 from pathlib import Path
 
 import numpy as np
 
 from .data import DATASETS, Dataset
+from .evaluation import fit_confidence
 from .experiments import seeds_text
 from .model import save_model
 from .recipes import TrainingError, recipe_from
-from .report import is_trained_on_synthetic
+from .report import is_trained_on_synthetic, probe_text
 from .runs import Run
 from .storage import sound_store
 
@@ -87,8 +87,8 @@ _CARD = """# {name}
 {warning}
 - **What it answers**: {one} of {labels}; nothing else. A {kind} that is none of them gets one of them all the same{sure}.
 - **Trained on**: {trained} of {title}, by the recipe `{recipe}`, {seed}. {origin}Licence of the data: {licence}.
-- **Measured**: {measured} (95 % interval {low} to {high} %); macro F1 {macro_f1:.3f}; always answering the most frequent class gets {constant} %. {caveat}
-- **Limits**: {kind}s like those of the data set; {others} will be answered worse than these figures say.
+- **Measured**: {measured} (95 % interval {low} to {high} %); macro F1 {macro_f1:.3f}; always answering the most frequent class gets {constant} %{probe}. {caveat}
+{reliability}- **Limits**: {kind}s like those of the data set; {others} will be answered worse than these figures say.
 """  # noqa: E501
 
 _SYNTHETIC_WARNING = dict(
@@ -150,10 +150,23 @@ def _data_facts(recipe, synthetic):
     )
 
 
+def _reliability_text(confidence):
+    "How well confidence fits the share of right answers, as a line of the card; '' if not known"
+    if not confidence:
+        return ''
+    points = _percent(confidence['tempered_ece'])
+    n = confidence['n']
+    return (
+        '- **Confidence**: it differs from the share of right answers by '
+        f'{points} percentage points on average (calibration error, {n:,} held-out items).\n'
+    )
+
+
 def model_card(
     run: Run,
     record: dict,  # what measured it: a cross-validation, itself, or another run of its recipe
     name: str,  # of the model
+    confidence: dict = None,  # of `fit_confidence`, on items that were held out
 ) -> str:  # Markdown
     "The model card of a run; `TrainingError` where the record does not measure its model"
     way = _measured_by(run, record)
@@ -165,6 +178,8 @@ def model_card(
         trained=_trained_text(way, figures),
         measured=_measured_text(way, record, figures),
         caveat=_caveat(way, record),
+        probe=probe_text(record).replace('; ', '; a ', 1),
+        reliability=_reliability_text(confidence),
         macro_f1=figures['macro_f1'],
         **{k: _percent(figures[k]) for k in ('low', 'high', 'constant')},
         **_model_facts(run.model),
@@ -180,6 +195,7 @@ def bundle(
     record: dict,  # what measured it: a cross-validation, itself, or another run of its recipe
     name: str,  # of the files
     folder: str,  # where they go
+    confidence: dict = None,  # of `fit_confidence`, on items that were held out
 ) -> Path:
     "`folder/name.safetensors`, with its figures in it, and the model card `folder/name.md`"
     folder = Path(folder)
@@ -190,9 +206,11 @@ def bundle(
     chosen = {k: record[k] for k in _CHOSEN if k in record}
     if 'sure' in record:  # its name of before
         chosen.setdefault('confidence_threshold', record['sure'])
-    clf.summary = chosen | clf.summary | {part: figures}
+    if confidence:
+        chosen |= {k: confidence[k] for k in ('temperature', 'confidence_threshold')}
+    clf.summary |= chosen | {part: figures}
     folder.mkdir(parents=True, exist_ok=True)
-    card = model_card(run, record, name)
+    card = model_card(run, record, name, confidence)
     (folder / f'{name}.md').write_text(card, encoding='utf-8')
     return save_model(clf, folder / f'{name}.safetensors')
 
@@ -200,19 +218,11 @@ def bundle(
 def confidence_of_runs(
     runs: list,  # `Run`s of one recipe, each tested on other items
     lost: float = 0.05,  # share of the right answers that may lie below the threshold
-) -> dict:  # sure, n, accuracy, and `below`: the share of wrong answers that lie below it
-    "The confidence threshold of a recipe, from the tests of its runs"
-    confidence, right = [], []
+) -> dict:  # of `fit_confidence`
+    "Temperature and confidence threshold of a recipe, from the tests of its runs"
+    probs, truth = [], []
     for run in runs:
         report = run.report_of('test')
-        confidence.append(report.probs.max(1))
-        right.append(report.right)
-    confidence, right = np.concatenate(confidence), np.concatenate(right)
-    sure = math.floor(1e4 * np.quantile(confidence[right], lost)) / 1e4
-    wrong = confidence[~right]
-    return dict(
-        sure=sure,
-        n=len(right),
-        accuracy=round(float(right.mean()), 4),
-        below=round(float((wrong < sure).mean()), 4) if len(wrong) else None,
-    )
+        probs.append(report.probs)
+        truth += [report.labels.index(label) for label in report.items.label]
+    return fit_confidence(np.concatenate(probs), truth, lost)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['calibration_error', 'score', 'as_list', 'label_levels', 'one_hot', 'fit_thresholds', 'fit_share', 'score_multi',
-           'over_seeds', 'Report', 'temper', 'fit_temperature', 'fit_confidence_threshold', 'abstention_table']
+           'over_seeds', 'Report', 'temper', 'fit_temperature', 'fit_confidence_threshold', 'abstention_table',
+           'fit_confidence']
 
 # %% ../nbs/reference/evaluation.ipynb #f9c145cf
 import math
@@ -351,7 +352,11 @@ def fit_temperature(
     probs: np.ndarray,  # (N, C)
     truth,  # number of the true class of each item (N,)
 ) -> float:  # from 1/4 to 4
-    "The temperature with which the probabilities make the truth most likely"
+    """The temperature with which the probabilities make the truth most likely
+
+    1 where every answer is right: such items do not say how often a confident answer is wrong."""
+    if (probs.argmax(1) == np.asarray(truth)).all():
+        return 1.0
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature):
@@ -388,3 +393,30 @@ def abstention_table(
     for name, group in groups.items():
         table[name] = [(group < level).mean() if len(group) else np.nan for level in levels]
     return pd.DataFrame(table, index=pd.Index(levels, name='not sure below')).round(3)
+
+
+def fit_confidence(
+    probs: np.ndarray,  # (N, C)
+    truth,  # number of the true class of each item (N,)
+    lost: float = 0.05,  # share of the right answers that may lie below the threshold
+) -> dict:
+    """`temperature` and `confidence_threshold` from answers to items that were held out
+
+    Also n, accuracy, the calibration error (`ece`) and what it is with the temperature
+    (`tempered_ece`), and `below`: the share of the wrong answers below the threshold."""
+    right = probs.argmax(1) == np.asarray(truth)
+    temperature = fit_temperature(probs, truth)
+    tempered = temper(probs, temperature)
+    threshold = fit_confidence_threshold(tempered, right, lost)
+    wrong = tempered.max(1)[~right]
+    found = dict(
+        temperature=temperature,
+        confidence_threshold=threshold,
+        n=len(right),
+        accuracy=right.mean(),
+        ece=calibration_error(probs.max(1), right),
+        tempered_ece=calibration_error(tempered.max(1), right),
+    )
+    return _rounded(found) | dict(
+        below=round(float((wrong < threshold).mean()), 4) if len(wrong) else None
+    )

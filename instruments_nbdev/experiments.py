@@ -24,7 +24,7 @@ from .folders import first_few
 from .jobs import run_jobs
 from .model import load_model
 from .recipes import Recipe, TrainingError, recipe_from, with_new_names
-from .report import is_trained_on_synthetic
+from .report import is_trained_on_synthetic, probe_text
 from .runs import Run, data_hash, working_folder
 from .splits import add_folds
 from .training import finish_run, ready_items
@@ -83,7 +83,7 @@ def cross_validate(
 
 # %% ../nbs/reference/experiments.ipynb #10f61b4d
 # what of a run's record is not that of all folds
-_OF_ONE_RUN = ('metrics', 'errors', 'epochs', 'seed', 'data_hash', 'seconds')
+_OF_ONE_RUN = ('metrics', 'errors', 'epochs', 'seed', 'data_hash', 'seconds', 'linear_probe')
 
 
 class CrossValidation:
@@ -125,7 +125,13 @@ class CrossValidation:
         summary = dict(mean=round(pooled['accuracy'], 4))
         for name in ('sd', 'low', 'high', 'macro_f1', 'constant'):
             summary[name] = round(pooled[name], 4)
-        return summary | dict(n=pooled['n'], seeds=pooled['seeds'], folds=table.shape[1])
+        summary |= dict(n=pooled['n'], seeds=pooled['seeds'], folds=table.shape[1])
+        probes = [run.record.get('linear_probe') for run in self.runs]
+        if all(probes):
+            tests = [probe['metrics']['test'] for probe in probes]
+            shares, counts = [t['accuracy'] for t in tests], [t['n'] for t in tests]
+            summary['linear_probe'] = round(float(np.average(shares, weights=counts)), 4)
+        return summary
 
     def save(self):
         "Writes `run.json`: the keys of a single run's record, metrics by fold and seed, and `cv`"
@@ -152,7 +158,7 @@ class CrossValidation:
         return (
             f'{self.path.name}: {mean:.1f} % ± {sd:.1f} over {s["seeds"]} seed(s) of '
             f'{s["folds"]} folds, n = {s["n"]}, interval {low:.1f} to {high:.1f} %; '
-            f'majority class {constant:.1f} %'
+            f'majority class {constant:.1f} %{probe_text(dict(cv=s))}'
         )
 
 # %% ../nbs/reference/experiments.ipynb #77890e69
@@ -374,6 +380,14 @@ def _measured(record):
     return record['metrics'].get('test') or record['metrics'].get('valid') or {}
 
 
+def _probe_accuracy(record):
+    "Accuracy of the linear probe beside a fine-tuned network, on the same items; nan without one"
+    if 'cv' in record:
+        return record['cv'].get('linear_probe', np.nan)
+    metrics = record.get('linear_probe', {}).get('metrics', {})
+    return metrics.get('test', metrics.get('valid', {})).get('accuracy', np.nan)
+
+
 def record_row(
     path: Path,  # of the record
     record: dict,
@@ -387,6 +401,7 @@ def record_row(
     )
     for name in ('accuracy', 'sd', 'n', 'low', 'high', 'macro_f1', 'constant'):
         row[name] = figures.get(name)
+    row['linear_probe'] = _probe_accuracy(record)
     return row | dict(
         protocol=_protocol(record), params=record.get('params'), seconds=record['seconds']
     )

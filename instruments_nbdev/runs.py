@@ -23,7 +23,7 @@ from .evaluation import Report
 from .files import naming, write_json
 from .model import load_model
 from .recipes import TrainingError, with_new_names
-from .report import is_trained_on_synthetic, percent, show_curves
+from .report import is_trained_on_synthetic, percent, probe_text, show_curves
 
 # %% ../nbs/reference/runs.ipynb #3a14514f
 class Run:
@@ -83,7 +83,7 @@ class Run:
         interval = f'{percent(m["low"])} to {percent(m["high"])}'
         return (
             f'Run {self.path.name}: {percent(m["accuracy"])}{synthetic} ({interval}), '
-            f'n = {m["n"]}; baseline {percent(m["constant"])}'
+            f'n = {m["n"]}; baseline {percent(m["constant"])}{probe_text(self.record)}'
         )
 
 # %% ../nbs/reference/runs.ipynb #6263b676

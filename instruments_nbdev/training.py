@@ -58,8 +58,18 @@ def _check_choices(recipe):
             raise TrainingError(f'recipe {recipe.name}: {field} {value!r} is none of {names}')
 
 
+def _with_start(recipe, labels):
+    "The recipe with a tuple of rows to start from, a label each, where it has a table of them"
+    backbone = recipe.network.backbone
+    table = backbone.arguments.get('start')
+    if not isinstance(table, dict):
+        return recipe
+    return recipe.replace(backbone=backbone.but(start=[table.get(label, ()) for label in labels]))
+
+
 def _new_classifier(recipe, labels):
     "A new classifier, with the pretrained weights that its recipe names"
+    recipe = _with_start(recipe, labels)
     clf = Classifier(recipe, labels)
     _check_choices(recipe)
     if not recipe.network.weights:
@@ -138,7 +148,7 @@ def _resume(learn, path):
 # %% ../nbs/reference/training.ipynb #5b8775ad
 def _probe_batches(recipe, loader):
     "(number of the pass, indices) of all batches that the probe is fitted on"
-    for k in range(recipe.tuning.probe):
+    for k in range(max(recipe.tuning.probe, 1)):
         for batch in chunked(loader.dataset.tolist(), recipe.optimisation.bs):
             yield k, np.array(batch)
 
@@ -173,6 +183,19 @@ def _fit_probe(
             classes.append(y.argmax(1))
     clf.backbone.fit_head(torch.cat(features), torch.cat(classes))
     return clf
+
+
+def _probe_beside(clf, loader, seed, progress):
+    "The probe that fine-tuning `clf` has to beat; None where nothing is fine-tuned"
+    recipe = clf.recipe
+    is_tuned = recipe.network.weights and recipe.optimisation.epochs
+    if not is_tuned or recipe.network.multi_label or not hasattr(clf.backbone, 'fit_head'):
+        return None
+    backbone = recipe.network.backbone
+    if 'hidden' in backbone.arguments:
+        backbone = backbone.but(hidden=0)  # a probe is one layer
+    probe = _new_classifier(recipe.replace(backbone=backbone), clf.labels)
+    return _fit_probe(probe, loader, seed, progress)
 
 
 def _train(recipe, clf, dls, seed, work, speed, progress, cbs=()):
@@ -211,6 +234,15 @@ def _answers_to_mixtures(clf, truth, store, pos, passes=3):
             probs.append(clf.answer(x).cpu().numpy())
             labels.append(y.cpu().numpy() > 0)
     return np.concatenate(probs), np.concatenate(labels)
+
+
+def _accuracy_on_validation(clf, items, store):
+    "Share of the validation items that are answered right; nan without any"
+    pos = np.flatnonzero(items.split == 'valid')
+    if not len(pos):
+        return float('nan')
+    right = one_hot(items.label.iloc[pos], clf.labels).argmax(1)
+    return float((predict_store(clf, store, pos).argmax(1) == right).mean())
 
 
 def _calibrate(clf, items, store):
@@ -258,6 +290,18 @@ def _reports(clf, predictions, store):
     return reports
 
 
+def _probe_record(clf, probe, items, store):
+    "What the record says of the probe beside `clf`: its figures, and whether it is the one saved"
+    set_speed(probe.eval())
+    reports = _reports(probe, _predictions(probe, items, store, False), store)
+    own, other = (_accuracy_on_validation(model, items, store) for model in (clf, probe))
+    return dict(
+        metrics={r.name: r.metrics for r in reports},
+        errors={r.name: r.errors() for r in reports},
+        saved=other > own,  # never without validation
+    )
+
+
 def _for_sounds(recipe, store):
     "The recipe of the finished model: what learned from spectrograms is used on sounds"
     if not isinstance(store, SpectrogramStore):
@@ -272,12 +316,17 @@ def finish_run(
     store,  # the decoded items
     record: dict,  # recipe, seed, data_hash, seconds, epochs …
     progress: bool,
+    probe: Classifier = None,  # fitted beside it
 ):
     """Writes model file, predictions, record and report of a run.
 
     `clf` gets the recipe and the summary that its file has, `record` all that was measured.
     """
     set_speed(clf.eval())
+    if probe is not None:
+        record['linear_probe'] = _probe_record(clf, probe, items, store)
+        if record['linear_probe']['saved']:
+            clf = probe
     clf.recipe = _for_sounds(clf.recipe, store)
     clf.summary = dict(seed=record['seed'], data_hash=record['data_hash'])
     if record['trained_on']['synthetic']:
@@ -356,6 +405,7 @@ def fit(
     with working_folder(out, plan, resume) as work:
         start = time.time()
         dls = _loaders(recipe, items, store, labels)
+        probe = _probe_beside(clf, dls[0], seed, progress)
         rows, speed = _train(recipe, clf, dls, seed, work, speed, progress, cbs)
         record = dict(
             plan,
@@ -364,5 +414,5 @@ def fit(
             config=dict(speed, fold=fold),
             epochs=rows,
         )
-        finish_run(work, clf, items, store, record, progress)
+        finish_run(work, clf, items, store, record, progress, probe)
     return Run(out)

@@ -193,6 +193,8 @@ def _for_labels(recipe, labels):
     if dataset is None or set(labels) == set(dataset.classes):
         return recipe
     backbone = recipe.network.backbone
+    if isinstance(backbone.arguments.get('start'), dict):  # by name: other labels have no row in it
+        return recipe
     arguments = {k: v for k, v in backbone.arguments.items() if k != 'start'}
     return recipe.replace(backbone=Part(backbone.kind, **arguments))
 

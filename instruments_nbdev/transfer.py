@@ -22,8 +22,10 @@ from instruments_nbdev.augmentation import (
     TimeMask,
 )
 from .custom_cnn import MIRROR
+from .facts import AUDIOSET_OF_ESC50
 from .mobilenet import MobileNetV3
 from .photo_transforms import Photo, PhotoBackground, PhotoWarp
+from .probe import fit_linear, prior_rows
 from instruments_nbdev.recipes import (
     Augmentation,
     Data,
@@ -84,12 +86,13 @@ class MN(MobileNetV3):
         self,
         width: float = 0.4,  # of all layers; mn04 is 0.4
         dropout: float = 0.2,  # before the last layer
-        start: tuple = (),  # a class of AudioSet for each label, from whose row it starts
+        start: tuple = (),  # for each label a class of AudioSet, to start from; or a dict by label
         taps: bool = False,  # multi-layer pooling: does the last layer also see the last blocks?
         n_out: int = 527,
     ):
         super().__init__(width, dropout, nn.Sigmoid, n_out)
-        self.start = list(start)
+        self.start = () if isinstance(start, dict) else tuple(start)
+        self.prior = None
         stem = self.features[0]
         stem[0] = nn.Conv2d(1, stem[0].out_channels, 3, 2, 1, bias=False)
         if taps:
@@ -111,6 +114,22 @@ class MN(MobileNetV3):
         seen = self.tap_norm(torch.cat(seen, 1).float()) / 4
         return self.classifier(x.mean((2, 3))) + self.tap(seen)
 
+    def pooled(self, x):
+        "What the last layer sees of a log-mel (B, 128, F): (B, 512) in mn04"
+        means = self.features(x[:, None]).mean((2, 3))
+        return self.classifier[:2](means)
+
+    def fit_head(
+        self,
+        z,  # pooled features (N, D)
+        y,  # labels (N,)
+    ):
+        "Makes the last layer the logistic regression of labels on pooled features"
+        last = self.classifier[-1]
+        weights, biases = fit_linear(z, y, len(last.bias), C=0.03, prior=self.prior)
+        last.weight.data.copy_(weights)
+        last.bias.data.copy_(biases)
+
     def groups(self):
         "Lists of parameters from the input to the head, for learning rates that grow"
         last = list(self.classifier[-1].parameters())
@@ -127,8 +146,10 @@ class MN(MobileNetV3):
             raise TrainingError(f'{name}: {why}')
         shape = self.classifier[-1].bias.shape
         if len(self.start) == len(self.classifier[-1].bias):
-            for key in ('classifier.3.weight', 'classifier.3.bias'):
-                state[key] = state[key][self.start]
+            self.prior = prior_rows(state['classifier.3.weight'], self.start) / 2
+            if all(isinstance(number, int) for number in self.start):
+                for key in ('classifier.3.weight', 'classifier.3.bias'):
+                    state[key] = state[key][list(self.start)]
         anew = ['tap']
         if state['classifier.3.bias'].shape != shape:
             anew.append('classifier.3.')
@@ -197,12 +218,14 @@ class ImageNet(nn.Module):
         ps: float = 0.5,  # dropout before the last layer
         stages: int = 4,  # of a ResNet that are kept; 3 leaves out the largest and most special one
         caffe: bool = False,  # a ResNet whose stages stride in their first 1×1 convolution
+        start: tuple = (),  # for each label its classes of ImageNet; or a dict by label
         n_out: int = 10,
     ):
         import timm  # not above: timm and torchvision are slow to import
 
         super().__init__()
-        self.arch = arch
+        self.arch, self.prior = arch, None
+        self.start = () if isinstance(start, dict) else tuple(start)
         self.norm = nn.BatchNorm1d(bands) if bands else nn.Identity()
         self.net = timm.create_model(arch, in_chans=n_in, num_classes=0, global_pool='')
         if caffe:
@@ -248,16 +271,6 @@ def _stride_early(net):
     net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
 
 # %% ../nbs/03_transfer.ipynb #7ce15705
-def _head_of(regression):
-    "Weights (C, D) and intercepts (C,) of scikit-learn's logistic regression, a row a class"
-    weights = torch.tensor(regression.coef_).float()
-    intercepts = torch.tensor(regression.intercept_).float()
-    if len(regression.classes_) == 2:  # one row, for the second class against the first
-        weights = torch.cat([-weights, weights]) / 2
-        intercepts = torch.cat([-intercepts, intercepts]) / 2
-    return weights, intercepts
-
-
 @patch
 def fit_head(
     self: ImageNet,
@@ -265,22 +278,19 @@ def fit_head(
     y,  # labels (N,)
 ):
     "Makes the head the logistic regression of labels on pooled features"
-    from sklearn.linear_model import LogisticRegression
-
     if len(self.head) != 5:
         why = 'only a head without a hidden layer can be fitted first'
         raise TrainingError(f'{self.arch}: {why}')
     norm, last = self.head[2], self.head[-1]
+    weights, biases = fit_linear(z, y, last.out_features, prior=self.prior)
     norm.running_mean.copy_(z.mean(0))
     norm.running_var.copy_(z.var(0))
-    scaled = norm.eval()(z).detach().cpu().numpy()
-    fitted = LogisticRegression(max_iter=200).fit(scaled, y.numpy())
-    weights, intercepts = _head_of(fitted)
-    full = torch.zeros_like(last.weight)
-    full[fitted.classes_] = weights.to(full)
-    last.weight.data = full
-    # the last layer has no intercepts of its own: the batch norm before it brings them
-    norm.bias.data = (torch.linalg.pinv(weights) @ intercepts).to(full)
+    norm.eval()
+    scaled = weights * (norm.running_var + norm.eps).sqrt()  # the layer sees what is normalised
+    last.weight.data.copy_(scaled)
+    # the last layer has no biases of its own: the batch norm before it brings them
+    level = biases + weights @ norm.running_mean
+    norm.bias.data.copy_(torch.linalg.pinv(scaled) @ level)
 
 
 @patch
@@ -297,7 +307,11 @@ def load_weights(
     if first in state:
         n_in = self.net.get_parameter(first).shape[1]
         state[first] = adapt_input_conv(n_in, state[first])
-    unused = [self.net.default_cfg['classifier']]
+    last = self.net.default_cfg['classifier']
+    if self.start and f'{last}.weight' in state:
+        rows = prior_rows(state[f'{last}.weight'], self.start)
+        self.prior = torch.cat([torch.zeros_like(rows), rows], 1)  # of the means, not the maxima
+    unused = [last]
     if isinstance(getattr(self.net, 'layer4', None), nn.Identity):
         unused.append('layer4.')
     state = {k: v for k, v in state.items() if not k.startswith(tuple(unused))}
@@ -328,7 +342,7 @@ add_recipe(
         ),
         network=Network(
             front_end=MN_FRONT_END,
-            backbone=Part(MN),
+            backbone=Part(MN, start=AUDIOSET_OF_ESC50),
             weights='audioset',
             half=True,
         ),
@@ -337,18 +351,16 @@ add_recipe(
             augment_features=(Part(FreqShift, bands=3),),
         ),
         optimisation=Optimisation(
-            epochs=16,
+            epochs=10,
             bs=32,
-            lr=1e-2,
+            lr=1e-3,
             wd=0.02,
-            schedule='fine_tune',
-            label_smoothing=0.1,
             ema=0.98,
         ),
         tuning=FineTuning(
-            freeze_epochs=6,
-            frozen_groups=3,
-            lr_mult=1e-3,
+            probe=1,
+            frozen_groups=2,
+            lr_mult=0.1,
             keep_stats=True,
         ),
     )

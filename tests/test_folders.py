@@ -78,6 +78,7 @@ KINDS = (
     'irmas-efficient',
     'photos-cnn',
     'photos-lite0',
+    'photos-lite2',
 )
 
 
