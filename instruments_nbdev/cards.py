@@ -178,7 +178,7 @@ def model_card(
         trained=_trained_text(way, figures),
         measured=_measured_text(way, record, figures),
         caveat=_caveat(way, record),
-        probe=probe_text(record).replace('; ', '; a ', 1),
+        probe=probe_text(record),
         reliability=_reliability_text(confidence),
         macro_f1=figures['macro_f1'],
         **{k: _percent(figures[k]) for k in ('low', 'high', 'constant')},
