@@ -159,6 +159,7 @@ class SpectrogramStore(Store):
     "Spectrograms by number, memory-mapped; lengths and places are in samples of the sound"
 
     what, suffix, dtype = 'spectrogram', '.i16', '<i2'
+    silence = int(100 * _LOWEST)  # what stands after the end of an item
     too_large = 'is too long for the memory that there is'
 
     def __init__(self, paths, index):
@@ -198,7 +199,7 @@ class SpectrogramStore(Store):
         if n is None:
             n = int(self.lengths[idx].max())
         frames = 1 + n // self.hop
-        batch = np.full((len(idx), frames, self.bands), 100 * _LOWEST, '<i2')
+        batch = np.full((len(idx), frames, self.bands), self.silence, '<i2')
         first = np.zeros(len(idx), int) if starts is None else np.asarray(starts) // self.hop
         for row, i, start in zip(batch, idx, first, strict=True):
             part = self.decibels(i)[start : start + frames]
