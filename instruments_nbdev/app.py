@@ -23,8 +23,11 @@ from .files import PHOTOS, DataError, ItemError
 from .labels import label_name
 from .model_files import describe_model
 from instruments_nbdev.predictions import (
+    answer_stream,
     find_files,
     free_path,
+    is_long,
+    need_parquet,
     print_predictions,
     printable,
     write_predictions,
@@ -98,6 +101,9 @@ def command(f):
             return f(*args, **kwargs)
         except (DataError, ItemError, TrainingError) as e:
             said = str(e)
+        except BrokenPipeError:  # whoever read the output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None  # as other programs end then
         except OSError as e:  # a full disk, a file where a folder should be
             said = f'{e.filename}: {e.strerror}' if e.filename else str(e)
         print(f'{f.__name__}: {said}', file=sys.stderr)
@@ -480,33 +486,61 @@ def instruments_grid(
         _show_winner(out, items)
 
 # %% ../nbs/reference/app.ipynb #2fd59f8a
+def _check_predict(described, model, csv, out, timeline, cluster, streamed):
+    "The table to write, if any; DataError for arguments that do not go together"
+    if csv and out:
+        raise DataError('--csv and --out name the same table: give one of them')
+    table = out or csv
+    if table:
+        _check_writable(table)
+        if table.endswith('.parquet'):
+            need_parquet()
+    if timeline and not described['recipe'].get('window', 1):
+        raise DataError(f'--timeline is for sounds, and {model} reads photos')
+    if cluster and not table:
+        raise DataError('--cluster needs --out: the table that the workers fill')
+    if timeline and streamed:
+        raise DataError('--timeline does not go with -: name the files')
+    return table
+
+
 @command
 def instruments_predict(
     model: str,  # a model file, a run folder, or the name of a bundled model
-    paths: Param('files or folders', str, nargs='+'),
-    csv: str = None,  # write path,label,prob,error there, and labels where there may be several
-    timeline: str = None,  # for sounds: folder for labels over time, a table and a picture of each
+    paths: Param('files or folders; -: names from standard input, a line each', str, nargs='+'),
+    out: str = None,  # a table to write, .csv or .parquet; the same command goes on with it
+    csv: str = None,  # the same as --out
+    json: bool = False,  # print lines of JSON, with all probabilities
+    timeline: str = None,  # for sounds: folder for labels over time (CSV, Audacity, JAMS, picture)
+    jobs: int = 0,  # files at a time; 0: one a core
+    cluster: str = None,  # with --out: address of a Dask scheduler, whose workers do it
 ):
     "Labels of recordings or photos; exit status 1 when one of them could not be read"
+    jobs = whole_number(jobs, '--jobs') or None
+    paths = [paths] if isinstance(paths, str) else paths
     described = describe_model(model)
-    files = find_files([paths] if isinstance(paths, str) else paths)
-    if csv:
-        _check_writable(csv)
-    if timeline and not described['recipe'].get('window', 1):
-        raise DataError(f'--timeline is for sounds, and {model} reads photos')
+    streamed = paths == ['-']
+    table = _check_predict(described, model, csv, out, timeline, cluster, streamed)
+    if streamed and table:
+        files = sys.stdin.read().splitlines()
+    else:
+        files = [] if streamed else find_files(paths)
     if described.get('summary', {}).get('synthetic'):
         print(f'{model} was trained on synthetic stand-ins', file=sys.stderr)
 
     from instruments_nbdev.model import load_model
 
     clf = load_model(model)
-    progress = len(files) > 20
-    if csv:
-        good = write_predictions(clf, files, csv, progress)
+    progress = len(files) > 20 or any(map(is_long, files[:20]))
+    if table:
+        good = write_predictions(clf, files, table, progress, model, jobs, cluster)
+    elif streamed:
+        good, n = answer_stream(clf, sys.stdin, json, jobs)
+        return int(len(good) < n)
     else:
-        good = print_predictions(clf, files, progress)
+        good = print_predictions(clf, files, progress, json, jobs)
     if timeline:
-        write_timelines(clf, good, Path(timeline))
+        write_timelines(clf, good, Path(timeline), progress)
     return int(len(good) < len(files))
 
 # %% ../nbs/reference/app.ipynb #ev5a1c02
