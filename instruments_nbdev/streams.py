@@ -138,7 +138,7 @@ def cut_windows(
         length = (first + len(rows) - one_more) * step
         while start + window <= length:
             begin = start // step - first
-            yield start, window, rows[begin : begin + n_rows]
+            yield start, window, rows[begin : begin + n_rows].copy()
             told = start
             start += hop
         # the last window ends with the recording, wherever that is: its rows are kept, too
@@ -150,4 +150,4 @@ def cut_windows(
         yield 0, length, np.concatenate([rows, missing])
     elif length - window > told:
         begin = (length - window) // step - first
-        yield length - window, window, rows[begin : begin + n_rows]
+        yield length - window, window, rows[begin : begin + n_rows].copy()

@@ -1,0 +1,166 @@
+"""Answers by the thousand: tables that are killed and go on, pipes, clusters; always the same rows."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+from instruments_nbdev.app import instruments_predict
+from instruments_nbdev.model import load_model, save_model
+from instruments_nbdev.predictions import write_predictions
+from instruments_nbdev.recipes import TrainingError
+from processes import as_script
+from test_cluster import cluster  # noqa: F401 (a fixture)
+
+COMMAND = [str(Path(sys.executable).with_name('instruments_predict'))]
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory):
+    "A folder with 300 short sounds, one long one, and some that are none"
+    folder = tmp_path_factory.mktemp('archive')
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        n = rng.integers(2000, 12000)
+        pitch = rng.uniform(100, 2000)
+        x = np.sin(2 * np.pi * pitch * np.arange(n) / 8000) * 0.3
+        sf.write(folder / f'{i:03}.wav', x, 8000)
+    sf.write(folder / '150x.wav', rng.uniform(-0.3, 0.3, 1_200_000), 8000)
+    (folder / '020x.wav').write_text('no sound')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def model(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp('model') / 'model.safetensors'
+    return str(save_model(trained, path))
+
+
+def predict(model, archive, table, *args, **kwargs):
+    return subprocess.Popen([*COMMAND, model, str(archive), '--out', str(table), *args], **kwargs)
+
+
+@pytest.fixture(scope='module')
+def unbroken(model, archive, tmp_path_factory):
+    "The table that one process makes, with one thread"
+    table = tmp_path_factory.mktemp('table') / 'whole.csv'
+    assert predict(model, archive, table, '--jobs', '1').wait(120) == 1  # one file is no sound
+    return table.read_bytes()
+
+
+def test_two_threads(model, archive, unbroken, tmp_path):
+    assert predict(model, archive, tmp_path / 'two.csv', '--jobs', '2').wait(120) == 1
+    assert (tmp_path / 'two.csv').read_bytes() == unbroken
+
+
+def test_killed_at_ten_random_moments(model, archive, unbroken, tmp_path, counts):
+    table, part = tmp_path / 'killed.csv', tmp_path / 'killed.csv.part'
+    rng = random.Random(1)
+    kills = 0
+    while kills < 10:
+        process = predict(model, archive, table, stderr=subprocess.DEVNULL)
+        before = part.stat().st_size if part.exists() else 0
+        while process.poll() is None and (not part.exists() or part.stat().st_size <= before):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        if process.wait(60) == 1:  # it got through: another table is begun
+            assert table.read_bytes() == unbroken
+            table.unlink()
+        else:
+            kills += 1
+    assert predict(model, archive, table).wait(120) == 1
+    assert table.read_bytes() == unbroken
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['killed.csv']
+    counts('a table of predictions: killed ten times, the same in the end')
+
+
+def test_cluster(cluster, model, archive, unbroken, tmp_path):  # noqa: F811
+    address, _ = cluster
+    assert predict(model, archive, tmp_path / 'there.csv', '--cluster', address).wait(120) == 1
+    assert (tmp_path / 'there.csv').read_bytes() == unbroken
+    with pytest.raises(TrainingError, match='no Dask scheduler'):
+        paths = [archive / '000.wav']
+        clf = load_model(model)
+        write_predictions(clf, paths, tmp_path / 'x.csv', False, model, cluster='tcp://127.0.0.1:1')
+
+
+def test_parquet(model, archive, unbroken, tmp_path):
+    pytest.importorskip('pyarrow')
+    (tmp_path / 'whole.csv').write_bytes(unbroken)
+    assert predict(model, archive, tmp_path / 'whole.parquet').wait(120) == 1
+    csv = pd.read_csv(tmp_path / 'whole.csv', keep_default_na=False)
+    parquet = pd.read_parquet(tmp_path / 'whole.parquet')
+    assert list(csv) == list(parquet)
+    for column in ('path', 'label', 'error'):
+        assert csv[column].tolist() == parquet[column].tolist()
+    probs = pd.to_numeric(csv.prob).to_numpy()
+    np.testing.assert_array_equal(probs, parquet.prob.to_numpy())
+
+
+def test_another_model_begins_anew(model, trained, archive, unbroken, tmp_path):
+    "What another model has said is not kept"
+    table = tmp_path / 'table.csv'
+    first = json.dumps(dict(unfinished=True, model='another', columns=[])) + '\n'
+    Path(f'{table}.part').write_text(first + f'{archive / "000.wav"},nonsense,1,\n')
+    assert predict(model, archive, table).wait(120) == 1
+    assert table.read_bytes() == unbroken
+
+
+def test_names_from_a_pipe(model, archive, unbroken):
+    "Each is answered while the pipe is still open"
+    process = subprocess.Popen(
+        [*COMMAND, model, '-', '--json'],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for name in ('000.wav', '020x.wav', '150x.wav'):
+        process.stdin.write(f'{archive / name}\n')
+        process.stdin.flush()
+        row = json.loads(process.stdout.readline())
+        assert row['path'] == str(archive / name)
+        assert ('error' in row) == (name == '020x.wav')
+        if 'probs' in row:
+            assert row['prob'] == max(row['probs'].values())
+            assert f'{archive / name},{row["label"]},' in unbroken.decode()
+    process.stdin.close()
+    assert process.wait(60) == 1
+
+
+def test_a_closed_pipe_ends_it_quietly(model, archive):
+    command = f'{COMMAND[0]} {model} {archive} | head -n 1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.count('\n') == 1
+    assert 'Traceback' not in done.stderr and 'Error' not in done.stderr and 'rror' not in done.stderr
+
+
+def test_two_runs_do_not_write_one_table(model, archive, tmp_path):
+    table, part = tmp_path / 'table.csv', tmp_path / 'table.csv.part'
+    first = predict(model, archive, table, stdout=subprocess.DEVNULL)
+    while not part.exists():
+        time.sleep(0.005)
+    second = predict(model, archive, table, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    _, err = second.communicate(timeout=120)
+    assert first.wait(120) == 1
+    assert second.returncode in (1, 2)  # 1: the first had ended
+    if second.returncode == 2:
+        assert b'another run is writing this table' in err
+
+
+def test_arguments(model, archive, tmp_path):
+    for args, reason in [
+        (dict(paths=[str(archive)], csv='a.csv', out='b.csv'), 'the same table'),
+        (dict(paths=[str(archive)], cluster='tcp://x'), '--cluster needs --out'),
+        (dict(paths=['-'], timeline='times'), '--timeline does not go with -'),
+        (dict(paths=[str(archive)], jobs='many'), '--jobs must be a whole number'),
+    ]:
+        out = as_script(instruments_predict, model, **args)
+        assert reason in str(out)
