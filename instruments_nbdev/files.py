@@ -25,8 +25,11 @@ class SoundError(ItemError):
     "A sound that cannot be used"
 
 # %% ../nbs/reference/files.ipynb #a9a4a552
-SOUNDS = frozenset('.wav .flac .ogg .mp3 .opus .au .aiff .aif'.split())
-PHOTOS = frozenset('.jpg .jpeg .png .webp .gif .bmp .tif .tiff'.split())
+SOUNDS = frozenset(
+    '.wav .flac .ogg .oga .mp3 .opus .au .aiff .aif .caf '
+    '.m4a .m4b .mp4 .aac .wma .amr .awb .webm .mka .3gp .3gpp'.split()
+)
+PHOTOS = frozenset('.jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .heif'.split())
 
 # %% ../nbs/reference/files.ipynb #cbfbece1
 @contextmanager

@@ -20,7 +20,8 @@ from torch import nn
 from .audio_transforms import MelSpectrogram, to_float
 from .augmentation import BandGain, RandomTransform
 from .files import ItemError
-from .storage import PHOTO_FORMATS, SoundStore, Store, open_store
+from .formats import PHOTO_FORMATS
+from .storage import SoundStore, Store, open_store
 
 # %% ../nbs/reference/spectrograms.ipynb #704ab7f2
 _LOWEST = -100.0  # dB; what a store has where there is no sound
