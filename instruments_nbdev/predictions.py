@@ -10,29 +10,22 @@ import csv as csv_files
 from contextlib import nullcontext
 from pathlib import Path
 
-from .files import PHOTOS, SOUNDS, DataError, naming, replacing, write_csv
+from .files import DataError, naming, replacing, walk, write_csv
 from .labels import label_name
 
 # %% ../nbs/reference/predictions.ipynb #19f0d64e
-_SUFFIXES = SOUNDS | PHOTOS
-
-
-def _is_item(path):
-    return path.suffix.lower() in _SUFFIXES and not path.is_dir()
-
-
 def find_files(
     paths: list,  # files and folders
-) -> list:
+) -> list:  # of paths, as text
     "Files named, and files with a known suffix below folders named, in order"
     found = []
     for path in map(Path, paths):
         if not path.exists():
             raise DataError(f'{path}: no such file or folder')
         if path.is_dir():
-            found += sorted(p for p in path.rglob('*') if _is_item(p))
+            found += walk(path, only_files=False)
         else:
-            found.append(path)
+            found.append(str(path))
     return found
 
 # %% ../nbs/reference/predictions.ipynb #d90e498f
