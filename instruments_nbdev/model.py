@@ -9,19 +9,18 @@ __all__ = ['Classifier', 'MeanStdLinear', 'save_model', 'has_plain_sizes', 'blan
 # %% ../nbs/reference/model.ipynb #ea1cbf28
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from fastcore.basics import chunked, patch
+from fastcore.basics import patch
 from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
 from .evaluation import label_levels, temper
 from .files import replacing
+from .inference import answer_lots, file_lots, reader_of, rows_of_lot
 from .labels import label_name
-from .machine import best_threads
 from instruments_nbdev.model_files import (
     BLANK_DIGEST,
     FORMAT,
@@ -331,76 +330,20 @@ def predict_store(
     return temper(probs / probs.sum(1, keepdims=True), clf.temperature)
 
 # %% ../nbs/reference/model.ipynb #7b764bef
-def _answer_row(clf, path, probs):
-    "The answer to one file as a dict, as `predict_rows` gives it"
-    best = int(probs.argmax())
-    row = dict(path=path, label=clf.labels[best])
-    if clf.recipe.network.multi_label:
-        said = [
-            label for label, yes in zip(clf.labels, probs >= clf.levels(probs), strict=True) if yes
-        ]
-        row['labels'] = '|'.join(said)
-    return row | dict(prob=float(probs[best]), error='', probs=probs)
-
-
-def _error_row(clf, path, why):
-    "What `_answer_row` gives, for a file that cannot be read"
-    row = dict(path=path, label='')
-    if clf.recipe.network.multi_label:
-        row['labels'] = ''
-    nothing = np.full(len(clf.labels), np.nan)
-    return row | dict(prob=float('nan'), error=why, probs=nothing)
-
-
-def _tune_threads(clf, store, idxs):
-    "Sets the number of threads: one for a few items, measured where there is more to do"
-    if next(clf.parameters()).device.type != 'cpu':
-        return
-    torch.set_num_threads(1)
-    if len(idxs) >= 16:
-        trial = idxs[:4]
-        best_threads(lambda: _window_probs(clf, store, trial), rounds=1)
-
-
-def _predict_some(clf, paths, tune):
-    "A row for each of a few files, in order"
-    with TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
-        store = clf.recipe.data.store(paths=paths, cache=tmp, skip_broken=True, progress=False)
-        good = [i for i, path in enumerate(paths) if path not in store.broken]
-        if tune:
-            _tune_threads(clf, store, np.array(good, int))
-        probs = predict_store(clf, store, good) if good else []
-        broken = dict(store.broken)
-        del store  # Windows cannot remove a file that is still mapped
-    answers = dict(zip(good, probs, strict=True))
-    for i, path in enumerate(paths):
-        if i in answers:
-            yield _answer_row(clf, path, answers[i])
-        else:
-            yield _error_row(clf, path, broken[path])
-
-
 @patch
 def predict_rows(
     self: Classifier,
     paths: list,  # sounds or photos
     progress: bool = False,
+    workers: int = None,  # threads; None: one a core
 ):
-    """A dict a file, as it comes: path, label, prob, error, and all `probs` (C,).
-
-    Where an item may have several labels there are also `labels`, with | between them.
-    A file that cannot be read has an empty label, and `error` says why.
-    """
+    "A dict a file, as it comes, in order: see `rows_of_lot`"
     paths = [str(path) for path in paths]
-    threads = torch.get_num_threads()
-    try:
-        with tqdm(total=len(paths), disable=not progress, unit=' files') as bar:
-            for k, some in enumerate(chunked(paths, 256)):
-                for row in _predict_some(self, list(some), tune=k == 0):
-                    yield row
-                    bar.update()
-    finally:
-        torch.set_num_threads(threads)
+    lots = answer_lots(self, file_lots(self, paths), workers=workers, progress=progress)
+    with tqdm(total=len(paths), disable=not progress, unit=' files', smoothing=0.05) as bar:
+        for lot in lots:
+            yield from rows_of_lot(self, lot)
+            bar.update(len(lot))
 
 
 @patch
@@ -449,6 +392,7 @@ def timeline(
     self: Classifier,
     path: str,  # a sound of any length
     hop: float = None,  # seconds from one window to the next; half a window by default
+    progress: bool = False,  # show how far a large recording is?
 ):
     """A DataFrame with a row a window: start and end in seconds, then a column for each label.
 
@@ -458,16 +402,12 @@ def timeline(
 
     if not self.recipe.data.window:
         raise TrainingError(f'{path}: a timeline is for sounds, and this model reads photos')
-    path = str(path)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
-        store = self.recipe.data.store(paths=[path], cache=tmp, skip_broken=True, progress=False)
-        if store.broken:
-            raise TrainingError(f'{path} {store.broken[path]}')
-        samples = max(int((hop or 0) * store.sr), 0)
-        _, first, probs = _window_probs(self, store, np.zeros(1, int), samples)
-        start = first / store.sr
-        end = np.minimum(start + self.recipe.data.window / store.sr, store.lengths[0] / store.sr)
-        del store  # Windows cannot remove a file that is still mapped
+    sr = reader_of(self.recipe).sr
+    samples = max(int((hop or 0) * sr), 0)
+    ((answers,),) = answer_lots(self, [[str(path)]], samples, progress=progress)
+    if answers.error:
+        raise TrainingError(f'{path} {answers.error}')
+    start, end, probs = answers.start / sr, answers.end / sr, answers.probs
     if not self.recipe.network.multi_label:
         probs = temper(probs, self.temperature)
     times = pd.DataFrame(dict(start=start, end=end))

@@ -24,56 +24,29 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile as sf
-import soxr
 import torch
 from filelock import FileLock
 from tqdm import tqdm
 
 from .files import ItemError, SoundError, cache_folder, naming, read_bytes
-from .formats import PHOTO_FORMATS, MissingDecoder, open_photo, sound_file
+from .formats import PHOTO_FORMATS, MissingDecoder, open_photo
 from .machine import cores
+from .streams import RATES, SoundStream, as_int16
 
 # %% ../nbs/reference/storage.ipynb #da742cc3
 _MAX_SECONDS = 2 * 3600
-_MAX_CHANNELS = 32
-_RATES = (1000, 768_000)  # Hz
-_BLOCK = 2**18  # samples of each channel
 
 # %% ../nbs/reference/storage.ipynb #2703579e
-def _check_header(file):
-    "`SoundError` where the header of an open sound file promises what no recording has"
-    lowest, highest = _RATES
-    if file.channels > _MAX_CHANNELS:
-        raise SoundError(f'has {file.channels} channels, more than {_MAX_CHANNELS}')
-    if not lowest <= file.samplerate <= highest:
-        raise SoundError(f'has a rate of {file.samplerate} Hz, outside {lowest} to {highest}')
-
-
-def _mono_blocks(file):
-    "The samples of an open sound file as mono blocks (T,), until it ends or is too long"
-    left = _MAX_SECONDS * file.samplerate
-    while left >= 0:
-        block = file.read(_BLOCK, dtype='float32', always_2d=True)
-        if not len(block):
-            return
-        left -= len(block)
-        yield block[:, 0] if file.channels == 1 else block.mean(1)
-    raise SoundError(f'is longer than {_MAX_SECONDS // 3600} hours')
-
-
 def _samples(data, sr=None):
     "Mono float32 (T,) and its rate in Hz from the bytes of a sound file; errors lack its name"
-    with sound_file(data) as file:
-        _check_header(file)
-        rate = file.samplerate
-        x = np.concatenate([np.zeros(0, 'float32'), *_mono_blocks(file)])
-    if not np.isfinite(x).all():
-        raise SoundError('holds samples that are not finite')
-    if len(x) and sr and sr != rate:
-        x, rate = soxr.resample(x, rate, sr), sr
-    if not len(x):
-        raise SoundError('holds no samples')
-    return x, rate
+    blocks, n = [], 0
+    with SoundStream(data, sr) as stream:
+        for block in stream:
+            n += len(block)
+            if n > _MAX_SECONDS * stream.sr:
+                raise SoundError(f'is longer than {_MAX_SECONDS // 3600} hours')
+            blocks.append(block)
+    return np.concatenate(blocks), stream.sr
 
 
 def decode(
@@ -133,18 +106,6 @@ class Store:
         return type(self), (self.paths, self.index)
 
 # %% ../nbs/reference/storage.ipynb #65d95f44
-def _int16(x):
-    "int16 samples of float ones, and how many had to be clipped"
-    y = x * 32768
-    np.rint(y, out=y)
-    lowest, highest = -32768, 32767
-    clipped = 0
-    if y.min(initial=0) < lowest or y.max(initial=0) > highest:
-        clipped = int(((y < lowest) | (y > highest)).sum())
-        y = y.clip(lowest, highest)
-    return y.astype('<i2'), clipped
-
-
 class SoundStore(Store):
     "Decoded sounds by number, memory-mapped: `store[i]` is a view (T_i,) of int16 samples"
 
@@ -154,7 +115,7 @@ class SoundStore(Store):
     @staticmethod
     def from_bytes(data, key):
         "(int16 samples, how many were clipped) of the bytes of a sound file, at a rate of `key` Hz"
-        return _int16(_samples(data, key)[0])
+        return as_int16(_samples(data, key)[0])
 
     @property
     def sr(self):
@@ -376,7 +337,7 @@ def sound_store(
     **kwargs,  # cache, skip_broken, progress, workers of `open_store`
 ) -> SoundStore:
     "The store of these sounds, mono at one rate; `ItemError` names all broken files"
-    lowest, highest = _RATES
+    lowest, highest = RATES
     if not isinstance(sr, int) or not lowest <= sr <= highest:
         raise SoundError(
             f'the rate of a store must be a whole number from {lowest} to {highest} Hz, not {sr!r}'
