@@ -103,13 +103,14 @@ def _stay_inside(link, root):
         raise DataError(f'{link} is a link that leads out of {root}: put there what it points to')
 
 
-def _files_in_classes(folder, exts, check_link):
-    "(path, its parts below `folder`) of each file below a class folder that has a name in text"
+def _files_in_classes(folder, exts, root, strict):
+    "(path, its parts below `folder`) of each file below a class folder"
+    check_link = partial(_stay_inside, root=root) if strict else None
     start = len(os.path.join(folder, ''))
-    for path in walk(folder, exts, check_link=check_link):
+    for path in walk(folder, exts, only_files=strict, check_link=check_link):
         inner = path[start:]
         parts = inner.split(os.sep)
-        if len(parts) > 1 and not _UNPRINTABLE.search(inner):
+        if len(parts) > 1 and not (strict and _UNPRINTABLE.search(inner)):
             yield path, parts
 
 
@@ -136,18 +137,17 @@ def _group_names(items, root):
 def folder_items(
     root,  # a folder of class folders, or of train/valid/test with class folders in each
     exts: frozenset = SOUNDS | PHOTOS,  # extensions that count, in lower case
-    outside: bool = False,  # follow links that lead out of the folder?
+    strict: bool = True,  # False: also what is a link out of the folder, or to nothing, or no text
 ) -> pd.DataFrame:  # path, label, group, and split where there is one
     "Items of a folder of class folders; `DataError` where it is empty or mixes sounds and photos"
     root = Path(root)
     if not root.is_dir():
         raise DataError(f'{root} is not a folder')
-    if _UNPRINTABLE.search(str(root)):
+    if strict and _UNPRINTABLE.search(str(root)):
         raise DataError(f'{printable(root)} has a name that is no text: rename it')
-    check_link = None if outside else partial(_stay_inside, root=root)
     rows = []
     for folder, part in _split_folders(root, exts):
-        for path, inner in _files_in_classes(folder, exts, check_link):
+        for path, inner in _files_in_classes(folder, exts, root, strict):
             label = normalize('NFC', inner[0])  # macOS writes é as two characters
             rows.append((path, label, '', part, len(inner) > 2))
     items = items_frame(rows, root, 'split', 'deep')

@@ -69,7 +69,7 @@ def labelled_clips(
                 f'{root} has no labels: neither a text file beside each sound, such as '
                 f'{files[0].with_suffix(".txt").name}, nor a folder for each label'
             )
-        items = folder_items(root, SOUNDS, outside=True)
+        items = folder_items(root, SOUNDS, strict=False)
         return items.assign(label=items.label.map(as_list))[['path', 'label', 'group']]
     rows = [(str(file), _text_labels(file), _song_of(file)) for file in files]
     return pd.DataFrame(rows, columns=['path', 'label', 'group'])
