@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .evaluation import Report, as_list, label_levels
-from .files import SOUNDS, DataError, walk, write_csv
+from .files import SOUNDS, DataError, printable, walk, write_csv
 from .folders import first_few, folder_items
 from .irmas_labels import merged
 from .labels import label_name
@@ -227,7 +227,7 @@ def log_line(
     truth = ' + '.join(map(label_name, row.truth.split()))
     verdict = 'right' if row.right else 'wrong'
     return (
-        f'{row.file}: truth {truth}; answer {label_name(row.label)} '
+        f'{printable(row.file)}: truth {truth}; answer {label_name(row.label)} '
         f'({100 * row.confidence:.0f} %), {verdict}; so far {100 * row.accuracy:.1f} %'
     )
 
