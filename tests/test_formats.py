@@ -18,11 +18,12 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from instruments_nbdev import files
+from instruments_nbdev import files, inference
 from instruments_nbdev.answers import answer, kind_of
 from instruments_nbdev.app import instruments_evaluate, instruments_predict, instruments_train
 from instruments_nbdev.files import ItemError, SoundError, walk
 from instruments_nbdev.formats import ffmpeg_path, sound_file
+from instruments_nbdev.model import load_model
 from instruments_nbdev.runs import Run
 from instruments_nbdev.storage import decode, decode_photo, photo_store, sound_store
 from instruments_nbdev.streams import SoundStream
@@ -438,6 +439,16 @@ def test_predict(archive, tmp_path, capfd):
     assert instruments_predict('sounds', [str(archive)]) == 1
     said = capfd.readouterr().out
     assert len(said.splitlines()) == len(good) + 3 and 'new\\nline.wav: ' in said
+
+
+@needs_ffmpeg
+def test_long_recordings_with_a_bar(archive, memo, tmp_path, monkeypatch, capsys):
+    "Also where no header says how long one is, a name is no text, or nothing can be read"
+    monkeypatch.setattr(inference, '_LARGE', 1000)
+    (tmp_path / 'broken.wav').write_bytes(bytes(2000))
+    paths = [*walk(archive), str(memo), str(tmp_path / 'broken.wav')]
+    rows = list(load_model('sounds').predict_rows(paths, progress=True))
+    assert [row['path'] for row in rows if row['error']] == [str(tmp_path / 'broken.wav')]
 
 
 def test_a_named_file_is_taken_whatever_its_name(wav, tmp_path, capsys):
