@@ -7,7 +7,7 @@ __all__ = ['MAX_UPLOAD', 'SURE', 'kind_of', 'models_for', 'open_model', 'confide
            'say', 'stretches', 'heard_shares', 'say_over_time', 'Picture', 'Answer', 'answer']
 
 # %% ../nbs/reference/answers.ipynb #bfe7823c
-import io
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -46,12 +46,12 @@ def _read_upload(
 
 def _is_photo(data):
     "Do these bytes begin as a photo does?"
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
-    from instruments_nbdev.storage import PHOTO_FORMATS
+    from instruments_nbdev.formats import open_photo
 
     try:
-        Image.open(io.BytesIO(data), formats=PHOTO_FORMATS).close()
+        open_photo(data).close()
     except UnidentifiedImageError:
         return False
     except Exception:
@@ -59,24 +59,15 @@ def _is_photo(data):
     return True
 
 
-def _is_sound(data):
-    "Do these bytes begin as a sound does?"
-    import soundfile
-
-    try:
-        soundfile.SoundFile(io.BytesIO(data)).close()
-    except soundfile.LibsndfileError:
-        return False
-    return True
-
-
 def kind_of(
     data: bytes,  # a file, or its beginning
 ) -> str:
     "'photo', 'sound' or '', by what the bytes of a file begin with"
+    from instruments_nbdev.formats import is_sound
+
     if _is_photo(data):
         return 'photo'
-    return 'sound' if _is_sound(data) else ''
+    return 'sound' if is_sound(data) else ''
 
 # %% ../nbs/reference/answers.ipynb #02379507
 _FIRST = dict(sound='sounds', photo='photos')  # the bundled model that answers first
@@ -316,7 +307,11 @@ def _check_length(name, seconds):
     if seconds > _MAX_SECONDS:
         most = f'{_MAX_SECONDS // 60} that are taken here'
         longer = 'instruments_predict takes longer ones'
-        raise ItemError(f'{name} lasts {seconds / 60:.1f} minutes, more than the {most}; {longer}')
+        if seconds < math.inf:
+            lasts = f'{seconds / 60:.1f} minutes, more than the {most}'
+        else:
+            lasts = f'more minutes than the {most}'
+        raise ItemError(f'{name} lasts {lasts}; {longer}')
 
 
 def _hear(clf, path, store):
@@ -397,12 +392,29 @@ def _one_thread():
         torch.set_num_threads(before)
 
 
-def _check_header(path, data):
-    "Length of a sound by what its header says"
-    import soundfile
+def _seconds(sound):
+    "Length of an open sound: its header says it, or all of it is read; `inf` where it is too long"
+    if hasattr(sound, 'frames'):
+        return sound.frames / sound.samplerate
+    frames = 0
+    while frames <= _MAX_SECONDS * sound.samplerate:
+        block = sound.read(2**18)
+        if not len(block):
+            return frames / sound.samplerate
+        frames += len(block)
+    return math.inf
 
-    with soundfile.SoundFile(io.BytesIO(data)) as f:
-        _check_length(path.name, f.frames / f.samplerate)
+
+def _check_header(path):
+    "`ItemError` for a sound that is too long, before it is decoded for a model"
+    from instruments_nbdev.formats import sound_file
+
+    try:
+        with sound_file(path) as sound:
+            seconds = _seconds(sound)
+    except ItemError as e:
+        raise ItemError(f'{path.name} {e}') from None
+    _check_length(path.name, seconds)
 
 
 def _answered(path, model, asked):
@@ -411,7 +423,7 @@ def _answered(path, model, asked):
     kind = kind_of(data)
     model = _choose_model(path.name, kind, model, asked)
     if kind == 'sound':
-        _check_header(path, data)
+        _check_header(path)
     clf = open_model(model)
     with TemporaryDirectory(ignore_cleanup_errors=True) as tmp, _one_thread():
         store = clf.recipe.data.store(paths=[path], cache=tmp, skip_broken=True, progress=False)

@@ -9,12 +9,13 @@ __all__ = ['read_csv_strictly', 'list_files', 'match_files', 'class_files', 'ite
 # %% ../nbs/reference/folders.ipynb #f45efc6b
 import os
 import re
+from functools import partial
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 import pandas as pd
 
-from .files import PHOTOS, SOUNDS, DataError
+from .files import PHOTOS, SOUNDS, DataError, list_folder, printable, walk
 
 # %% ../nbs/reference/folders.ipynb #e081b415
 def read_csv_strictly(
@@ -45,11 +46,7 @@ def list_files(
     exts: frozenset,  # extensions in lower case, with their dots
 ) -> list:  # of `Path`, sorted
     "Files right in a folder; hidden ones, such as the `._x.wav` of macOS, are left out"
-    return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path.suffix.lower() in exts and path.name[0] != '.' and path.is_file()
-    )
+    return [Path(folder, e.name) for e in list_folder(folder, exts) if not e.is_folder]
 
 # %% ../nbs/reference/folders.ipynb #363227ac
 def match_files(
@@ -79,9 +76,9 @@ def class_files(
 ) -> list:  # of (class, `Path`), sorted
     "The files right in the class folders of `folder`, each with the name of its class"
     pairs = []
-    for inner in sorted(folder.iterdir()):
-        if inner.is_dir() and inner.name[0] != '.':
-            pairs += [(inner.name, file) for file in list_files(inner, exts)]
+    for entry in list_folder(folder, exts):
+        if entry.is_folder:
+            pairs += [(entry.name, file) for file in list_files(folder / entry.name, exts)]
     return pairs
 
 
@@ -100,19 +97,21 @@ _SPLIT_FOLDERS = dict(train='train', valid='valid', val='valid', validation='val
 _UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\ud800-\udfff]')
 
 
-def _visible(folder, root):
-    "Everything below `folder` that is not hidden, sorted; `DataError` for a link out of `root`"
-    real_root = os.path.realpath(root)
-    for path in sorted(folder.rglob('*')):
-        if any(part[0] == '.' for part in path.relative_to(folder).parts):
-            continue
-        if _UNPRINTABLE.search(str(path)):
-            raise DataError(f'{ascii(str(path))[1:-1]} has a name that is no text: rename it')
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real_root):
-            raise DataError(
-                f'{path} is a link that leads out of {root}: put there what it points to'
-            )
-        yield path
+def _stay_inside(link, root):
+    "`DataError` for a link that leads out of a folder"
+    if not Path(os.path.realpath(link)).is_relative_to(os.path.realpath(root)):
+        raise DataError(f'{link} is a link that leads out of {root}: put there what it points to')
+
+
+def _files_in_classes(folder, exts, root, strict):
+    "(path, its parts below `folder`) of each file below a class folder"
+    check_link = partial(_stay_inside, root=root) if strict else None
+    start = len(os.path.join(folder, ''))
+    for path in walk(folder, exts, only_files=strict, check_link=check_link):
+        inner = path[start:]
+        parts = inner.split(os.sep)
+        if len(parts) > 1 and not (strict and _UNPRINTABLE.search(inner)):
+            yield path, parts
 
 
 def _split_folders(root, exts):
@@ -138,20 +137,19 @@ def _group_names(items, root):
 def folder_items(
     root,  # a folder of class folders, or of train/valid/test with class folders in each
     exts: frozenset = SOUNDS | PHOTOS,  # extensions that count, in lower case
+    strict: bool = True,  # False: also what is a link out of the folder, or to nothing, or no text
 ) -> pd.DataFrame:  # path, label, group, and split where there is one
     "Items of a folder of class folders; `DataError` where it is empty or mixes sounds and photos"
     root = Path(root)
     if not root.is_dir():
         raise DataError(f'{root} is not a folder')
+    if strict and _UNPRINTABLE.search(str(root)):
+        raise DataError(f'{printable(root)} has a name that is no text: rename it')
     rows = []
     for folder, part in _split_folders(root, exts):
-        for file in _visible(folder, root):
-            if file.suffix.lower() not in exts or not file.is_file():
-                continue
-            inner = file.relative_to(folder).parts
-            if len(inner) > 1:  # a file outside the class folders has no label
-                label = normalize('NFC', inner[0])  # macOS writes é as two characters
-                rows.append((str(file), label, '', part, len(inner) > 2))
+        for path, inner in _files_in_classes(folder, exts, root, strict):
+            label = normalize('NFC', inner[0])  # macOS writes é as two characters
+            rows.append((path, label, '', part, len(inner) > 2))
     items = items_frame(rows, root, 'split', 'deep')
     photo = items.path.map(lambda path: Path(path).suffix.lower() in PHOTOS)
     if photo.nunique() > 1:
@@ -178,13 +176,18 @@ def left_out(
 ) -> str:  # empty where nothing was left out
     "What lies in a folder and is in none of its items, in one sentence"
     root, used = Path(root), set(items.path)
-    full_folders = {folder for path in used for folder in Path(path).parents}
+    full_folders = set()
+    for path in used:
+        folder = os.path.dirname(path)
+        while folder not in full_folders:
+            full_folders.add(folder)
+            folder = os.path.dirname(folder)
     files, folders = [], []
-    for path in _visible(root, root):
-        if str(path) in used or path in full_folders:
+    for path in walk(root, exts=None, only_files=False, folders=True, warn=False):
+        if path in used or path in full_folders:
             continue
-        name = str(path.relative_to(root))
-        if path.is_dir():
+        name = printable(os.path.relpath(path, root))
+        if os.path.isdir(path):
             folders.append(name)
         else:
             files.append(name)

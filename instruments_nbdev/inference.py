@@ -15,13 +15,13 @@ from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
-import soundfile as sf
 import torch
 from fastcore.basics import chunked
 from tqdm import tqdm
 
 from .evaluation import temper
-from .files import ItemError, read_bytes
+from .files import ItemError, printable, read_bytes
+from .formats import header_seconds
 from .machine import cores
 from .recipes import TrainingError
 from .spectrograms import SpectrogramStore, spectrogram_blocks, spectrogram_store
@@ -199,25 +199,17 @@ def _answer_lot(clf, reader, hop, paths):
     return [_join(path, found) for path, found in zip(paths, parts, strict=True)]
 
 
-def _minutes(path):
-    "How long a recording is by its header; None where that cannot be asked"
-    try:
-        return sf.info(path).duration / 60
-    except (sf.LibsndfileError, OSError):
-        return None
-
-
-_BAR = '{desc}: {percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} min, {remaining} left'
+_BAR = '{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} min, {remaining} left'
+_BAR_WITHOUT_END = '{desc}: {n:.0f} min, {elapsed}'  # only FFmpeg knows how long it is
 
 
 def _ask_large(clf, reader, hop, path, progress):
     "Functions that give the answers to a large recording, a batch each; it is read here"
-    name, told = os.path.basename(path)[:40], 0
+    name, told = printable(os.path.basename(path))[:40], 0
     how = dict(desc=name, unit=' min', leave=False, disable=not progress)
-    how['bar_format'] = (
-        '{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} min, {remaining} left'
-    )
-    with tqdm(total=_minutes(path), **how) as bar:
+    minutes = (header_seconds(path) or 0) / 60
+    how['bar_format'] = _BAR if minutes else _BAR_WITHOUT_END
+    with tqdm(total=minutes or None, **how) as bar:
         try:
             windows = reader.windows(path, clf.recipe.data.window, hop)
             for some in chunked(windows, _batch_size(clf)):

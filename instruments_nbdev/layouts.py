@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from .facts import ESC50_CLASSES, FACTS, class_names
-from .files import PHOTOS, SOUNDS, DataError
+from .files import PHOTOS, SOUNDS, DataError, walk
 from instruments_nbdev.folders import (
     class_files,
     first_few,
@@ -248,11 +248,9 @@ def _codes(text, where):
 
 def _irmas_texts(home):
     "(path, name, text with labels) of each test clip"
-    files = sorted(home.glob('IRMAS-TestingData*/**/*'))
+    parts = sorted(home.glob('IRMAS-TestingData*/'))
     texts = []
-    for file in files:
-        if file.suffix.lower() not in SOUNDS or file.name[0] == '.':
-            continue
+    for file in (Path(path) for part in parts for path in walk(part, SOUNDS)):
         beside = file.with_suffix('.txt')
         if not beside.is_file():
             raise DataError(f'{file} has no .txt file with its labels')

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .evaluation import Report, as_list, label_levels
-from .files import SOUNDS, DataError, write_csv
+from .files import SOUNDS, DataError, printable, walk, write_csv
 from .folders import first_few, folder_items
 from .irmas_labels import merged
 from .labels import label_name
@@ -27,11 +27,21 @@ def _song_of(
     return re.sub(r'-\d+$', '', Path(path).stem)
 
 
+def _text_beside(file):
+    "The text file beside a clip, or None"
+    for suffix in ('.txt', '.TXT'):
+        beside = file.with_suffix(suffix)
+        if beside.is_file():
+            return beside
+    return None
+
+
 def _text_labels(file):
     "The labels in the text file beside a clip: one a line, or with blanks between them"
-    beside = file.with_suffix('.txt')
-    if not beside.is_file():
-        raise DataError(f'{file} has no {beside.name} beside it with its labels')
+    beside = _text_beside(file)
+    if beside is None:
+        name = file.with_suffix('.txt').name
+        raise DataError(f'{file} has no {name} beside it with its labels')
     labels = beside.read_text(encoding='utf-8', errors='replace')[:1000].split()
     if not labels:
         raise DataError(f'{beside} names no label')
@@ -50,16 +60,16 @@ def labelled_clips(
     root = Path(root)
     if not root.is_dir():
         raise DataError(f'{root}: no such folder')
-    files = [p for p in sorted(root.rglob('*')) if p.suffix.lower() in SOUNDS and p.name[0] != '.']
+    files = [Path(path) for path in walk(root, SOUNDS, only_files=False)]
     if not files:
         raise DataError(f'{root} holds no sounds')
-    if not any(file.with_suffix('.txt').is_file() for file in files):
+    if not any(_text_beside(file) for file in files):
         if any(file.parent == root for file in files):
             raise DataError(
                 f'{root} has no labels: neither a text file beside each sound, such as '
                 f'{files[0].with_suffix(".txt").name}, nor a folder for each label'
             )
-        items = folder_items(root)
+        items = folder_items(root, SOUNDS, strict=False)
         return items.assign(label=items.label.map(as_list))[['path', 'label', 'group']]
     rows = [(str(file), _text_labels(file), _song_of(file)) for file in files]
     return pd.DataFrame(rows, columns=['path', 'label', 'group'])
@@ -217,7 +227,7 @@ def log_line(
     truth = ' + '.join(map(label_name, row.truth.split()))
     verdict = 'right' if row.right else 'wrong'
     return (
-        f'{row.file}: truth {truth}; answer {label_name(row.label)} '
+        f'{printable(row.file)}: truth {truth}; answer {label_name(row.label)} '
         f'({100 * row.confidence:.0f} %), {verdict}; so far {100 * row.accuracy:.1f} %'
     )
 

@@ -22,7 +22,8 @@ from torch import nn
 from .audio_transforms import MelSpectrogram, to_float
 from .augmentation import BandGain, RandomTransform
 from .files import ItemError, read_bytes
-from .storage import PHOTO_FORMATS, SoundStore, Store, open_store
+from .formats import PHOTO_FORMATS
+from .storage import SoundStore, Store, open_store
 from .streams import SoundStream, as_int16
 
 # %% ../nbs/reference/spectrograms.ipynb #704ab7f2

@@ -7,13 +7,12 @@ __all__ = ['RATES', 'SoundStream', 'as_int16', 'cut_windows']
 
 # %% ../nbs/reference/streams.ipynb #34848160
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import soxr
 
 from .files import SoundError
+from .formats import sound_file
 
 # %% ../nbs/reference/streams.ipynb #0779793f
 RATES = (1000, 768_000)  # Hz
@@ -30,14 +29,6 @@ def _check_header(file):
         raise SoundError(f'has a rate of {file.samplerate} Hz, outside {lowest} to {highest}')
 
 
-def _decoding_error(error):
-    "The `SoundError` for what libsndfile says"
-    reason = error.error_string.strip(' .')
-    if 'a pipe' in reason:  # what libsndfile says of an MP3 that is too short
-        reason = 'No whole frame'
-    return SoundError(f'cannot be decoded: {reason}')
-
-
 class SoundStream:
     """The samples of a sound file as mono float32 blocks (T,), in about -1 to 1.
 
@@ -46,27 +37,21 @@ class SoundStream:
 
     def __init__(
         self,
-        source,  # a path, or the file's bytes in a `BytesIO`
+        source,  # a path, or the bytes of a file
         sr: int = None,  # rate to resample to, in Hz; None keeps the file's own
     ):
         self.source, self.sr = source, sr
-        self._open = ExitStack()
 
     def __enter__(self):
-        try:
-            if isinstance(self.source, (str, Path)) and not Path(self.source).is_file():
-                raise SoundError('is not a file')
-            self._file = self._open.enter_context(sf.SoundFile(self.source))
+        with ExitStack() as opened:
+            self._file = opened.enter_context(sound_file(self.source))
             _check_header(self._file)
-        except sf.LibsndfileError as e:
-            raise _decoding_error(e) from None
-        except OSError as e:
-            raise SoundError(f'cannot be read: {e.strerror}') from None
+            self._opened = opened.pop_all()
         self.sr = self.sr or self._file.samplerate
         return self
 
     def __exit__(self, *error):
-        self._open.close()
+        return self._opened.__exit__(*error)  # `sound_file` has the words for what went wrong
 
     def __iter__(self):
         "Blocks at the rate `sr`, until the file ends"
@@ -84,10 +69,7 @@ class SoundStream:
     def _blocks(self):
         "Mono blocks at the file's own rate"
         while True:
-            try:
-                block = self._file.read(_BLOCK, dtype='float32', always_2d=True)
-            except sf.LibsndfileError as e:
-                raise _decoding_error(e) from None
+            block = self._file.read(_BLOCK, dtype='float32', always_2d=True)
             if not len(block):
                 return
             block = block[:, 0] if block.shape[1] == 1 else block.mean(1)
