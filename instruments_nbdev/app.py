@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from fastcore.script import Param, call_parse
 
 from .facts import FACTS
-from .files import PHOTOS, DataError, ItemError
+from .files import PHOTOS, DataError, ItemError, printable
 from .labels import label_name
 from .model_files import describe_model
 from instruments_nbdev.predictions import (
@@ -29,7 +29,6 @@ from instruments_nbdev.predictions import (
     is_long,
     need_parquet,
     print_predictions,
-    printable,
     write_predictions,
     write_timelines,
 )

@@ -162,7 +162,8 @@ def _ask(clf, reader, path, windows):
     if device.type == 'cpu':
         torch.set_num_threads(1)  # in this thread
     batch = reader.batch([seen for *_, seen in windows])
-    probs = clf.answer(batch.to(device)).cpu().numpy()
+    # copied: a small tensor that is kept would hold a hole in PyTorch's memory open
+    probs = clf.answer(batch.to(device)).cpu().numpy().copy()
     start, length = np.array([window[:2] for window in windows]).T
     return WindowAnswers(path, start, start + length, probs)
 

@@ -100,7 +100,8 @@ def json_line(
     told = dict(path=row['path'], label=row['label'])
     if 'labels' in row:
         told['labels'] = row['labels'].split('|') if row['labels'] else []
-    probs = dict(zip(clf.labels, row['probs'].round(6).tolist(), strict=True))
+    probs = [round(float(prob), 6) for prob in row['probs']]
+    probs = dict(zip(clf.labels, probs, strict=True))
     return json.dumps(told | dict(prob=round(row['prob'], 6), probs=probs))
 
 

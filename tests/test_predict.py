@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 
 from instruments_nbdev.app import instruments_predict
-from instruments_nbdev.model import load_model, save_model
+from instruments_nbdev.model import Classifier, load_model, save_model
 from instruments_nbdev.predictions import write_predictions
 from instruments_nbdev.recipes import TrainingError
-from processes import as_script
 from test_cluster import cluster  # noqa: F401 (a fixture)
 
 COMMAND = [str(Path(sys.executable).with_name('instruments_predict'))]
@@ -38,9 +38,11 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def model(trained, tmp_path_factory):
-    path = tmp_path_factory.mktemp('model') / 'model.safetensors'
-    return str(save_model(trained, path))
+def model(tiny, tmp_path_factory):
+    "A network that knows nothing, but always the same"
+    torch.manual_seed(0)
+    clf = Classifier(tiny, ['a', 'b', 'c', 'd']).eval()
+    return str(save_model(clf, tmp_path_factory.mktemp('model') / 'model.safetensors'))
 
 
 def predict(model, archive, table, *args, **kwargs):
@@ -105,7 +107,7 @@ def test_parquet(model, archive, unbroken, tmp_path):
     np.testing.assert_array_equal(probs, parquet.prob.to_numpy())
 
 
-def test_another_model_begins_anew(model, trained, archive, unbroken, tmp_path):
+def test_another_model_begins_anew(model, archive, unbroken, tmp_path):
     "What another model has said is not kept"
     table = tmp_path / 'table.csv'
     first = json.dumps(dict(unfinished=True, model='another', columns=[])) + '\n'
@@ -139,7 +141,7 @@ def test_a_closed_pipe_ends_it_quietly(model, archive):
     command = f'{COMMAND[0]} {model} {archive} | head -n 1'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     assert done.stdout.count('\n') == 1
-    assert 'Traceback' not in done.stderr and 'Error' not in done.stderr and 'rror' not in done.stderr
+    assert 'Traceback' not in done.stderr and 'rror' not in done.stderr
 
 
 def test_two_runs_do_not_write_one_table(model, archive, tmp_path):
@@ -155,12 +157,13 @@ def test_two_runs_do_not_write_one_table(model, archive, tmp_path):
         assert b'another run is writing this table' in err
 
 
-def test_arguments(model, archive, tmp_path):
+def test_arguments(model, archive, capsys):
     for args, reason in [
         (dict(paths=[str(archive)], csv='a.csv', out='b.csv'), 'the same table'),
         (dict(paths=[str(archive)], cluster='tcp://x'), '--cluster needs --out'),
         (dict(paths=['-'], timeline='times'), '--timeline does not go with -'),
         (dict(paths=[str(archive)], jobs='many'), '--jobs must be a whole number'),
     ]:
-        out = as_script(instruments_predict, model, **args)
-        assert reason in str(out)
+        with pytest.raises(SystemExit):
+            instruments_predict.__wrapped__(model, **args)
+        assert reason in capsys.readouterr().err
