@@ -245,7 +245,7 @@ def _examples(clf, report, store):
     "The first item of each of up to eight classes, as the network sees it"
     names = report.items.label.map(_names).to_numpy()
     first = pd.Series(report.items.pos.to_numpy()).groupby(names).first()[:8]
-    fig = show_inputs(clf, store, first.tolist(), first.index)
+    fig = show_inputs(clf, store, first.astype(int).tolist(), first.index)
     return fig_html(fig, alt=f'What the network sees of {", ".join(first.index)}')
 
 

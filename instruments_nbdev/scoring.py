@@ -85,7 +85,7 @@ def _of_split(items, split, where):
     "The items of one part of a split, None for all, and notes"
     if split is None:
         n_train = int((items.get('split', items.label) == 'train').sum())
-        if not n_train:
+        if n_train in (0, len(items)):
             return items, []
         return items, [
             f'{n_train} of {len(items)} items are for training; --split test leaves them'

@@ -290,47 +290,64 @@ def _items(rows, found, files):
 _CUT_FORMAT = 1  # part of every name: another way to cut makes other files
 
 
-def _part_name(path, start, end):
-    "The file of a part: readable, and another one where recording or times change"
+def _folder_for(path, parts):
+    "A folder for the parts of a recording: another one where its place, size or time changes"
     real = os.path.realpath(path)
     state = os.stat(real)
-    text = repr((_CUT_FORMAT, real, state.st_size, state.st_mtime_ns, start, end))
-    digest = blake2b(text.encode('utf-8', 'replace'), digest_size=8).hexdigest()
-    stem = Path(path).stem.encode()[:80].decode(errors='ignore')
-    return f'{stem} {start:.2f}-{end:.2f} {digest}.flac'
+    text = repr((_CUT_FORMAT, real, state.st_size, state.st_mtime_ns))
+    folder = parts / blake2b(text.encode('utf-8', 'replace'), digest_size=8).hexdigest()
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _write_part(file, start, end, target):
     "Writes a part of an open sound as FLAC, without loss"
-    file.seek(round(start * file.samplerate))
-    samples = round(end * file.samplerate) - round(start * file.samplerate)
-    x = file.read(max(samples, 1), dtype='float32', always_2d=True)
-    if file.channels > 8:  # more than FLAC has
-        x = x.mean(1, keepdims=True)
+    rate, channels = file.samplerate, file.channels
+    file.seek(round(start * rate))
+    left = max(round(end * rate) - round(start * rate), 1)
     subtype = 'PCM_16' if file.subtype in ('PCM_16', 'PCM_S8', 'PCM_U8') else 'PCM_24'
-    with replacing(target) as temporary:
-        sf.write(temporary, x, file.samplerate, subtype=subtype, format='FLAC')
+    how = dict(channels=channels if channels <= 8 else 1, subtype=subtype, format='FLAC')
+    with replacing(target) as temporary, sf.SoundFile(temporary, 'w', rate, **how) as out:
+        while left > 0:
+            x = file.read(min(left, 2**20), dtype='float32', always_2d=True)
+            if not len(x):
+                break
+            out.write(x if out.channels == channels else x.mean(1))
+            left -= len(x)
 
 
 def _cut_recording(path, parts, folder):
     "The files of the parts of a recording, and which parts were longer than it"
     made, longer = [], []
     with sf.SoundFile(path) as file:
+        folder = _folder_for(path, folder)
+        stem = Path(path).stem.encode()[:80].decode(errors='ignore')
         seconds = len(file) / file.samplerate
         for item in parts:
-            start = 0.0 if pd.isna(item.start) else item.start
-            end = seconds if pd.isna(item.end) else min(item.end, seconds)
+            start = 0.0 if pd.isna(item.start) else round(item.start, 4)
+            end = round(seconds if pd.isna(item.end) else min(item.end, seconds), 4)
             if start >= seconds:
                 name = Path(path).name
                 why = f'start {start:g} is beyond the end of {name}, which has {seconds:.2f} s'
                 raise DataError(f'{item.line}: {why}')
             if item.end > seconds + 0.05:  # more than was rounded
                 longer.append(item)
-            target = folder / _part_name(path, start, end)
+            target = folder / f'{stem} {start:.10g}-{end:.10g}.flac'
             if not target.is_file():
                 _write_part(file, start, end, target)
             made.append(str(target))
     return made, longer
+
+
+def _is_readable(path):
+    "Can a whole sound file be read?"
+    try:
+        with sf.SoundFile(path) as file:
+            for _ in file.blocks(2**20):
+                pass
+    except sf.LibsndfileError:
+        return False
+    return True
 
 
 def cut_parts(
@@ -350,7 +367,9 @@ def cut_parts(
     for recording, parts in items[is_part].groupby('path', sort=False):
         try:
             made, cut_short = _cut_recording(recording, list(parts.itertuples()), folder)
-        except sf.LibsndfileError:
+        except sf.LibsndfileError as e:
+            if _is_readable(recording):
+                raise DataError(f'{recording} cannot be cut: {e.error_string}') from None
             continue
         path[parts.index] = made
         longer += cut_short
