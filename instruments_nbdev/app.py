@@ -156,31 +156,35 @@ def _show_dataset(dataset, root):
     print(f'majority-class baseline: {label}, {100 * share:.1f} %; licence: {dataset.licence}')
 
 
-def _show_folder(root, items):
+def _show_items(where, items, notes):
     "Prints a row a class, a column each part of the split, and what is left out"
     import pandas as pd
 
-    from instruments_nbdev.folders import left_out
-
     kind = 'photos' if Path(items.path.iloc[0]).suffix.lower() in PHOTOS else 'sounds'
-    print(f'{root}: {len(items)} {kind} in {items.label.nunique()} classes')
-    split = items.get('split', pd.Series('files', items.index))
-    table = pd.crosstab(items.label, split).rename_axis(index=None, columns=None)
+    each = items.explode('label').reset_index(drop=True)
+    print(f'{where}: {len(items)} {kind} in {each.label.nunique()} classes')
+    split = each.get('split', each.get('fold', pd.Series('files', each.index)))
+    table = pd.crosstab(each.label, split).rename_axis(index=None, columns=None)
     print(table.to_string())
-    rest = left_out(root, items)
-    if rest:
-        print(rest)
+    for note in notes:
+        print(note)
+
+
+def _name_in(root, path):
+    "A path from a folder on; of a part of a recording, which lies in the cache, its name"
+    path = Path(path)
+    return path.relative_to(root) if path.is_relative_to(root) else path.name
 
 
 def _fault_lines(found, root):
-    return [f'{Path(row.path).relative_to(root)}: {row.fault}' for row in found.faults.itertuples()]
+    return [f'{_name_in(root, row.path)}: {row.fault}' for row in found.faults.itertuples()]
 
 
 def _pair_lines(found, root):
     "A line for each pair of files that repeat each other"
     lines = []
     for row in found.pairs.itertuples():
-        a, b = Path(row.a).relative_to(root), Path(row.b).relative_to(root)
+        a, b = _name_in(root, row.a), _name_in(root, row.b)
         alike = 'the same bytes' if row.score > 0.99999 else f'alike, {row.score:.2f}'
         line = f'{a} = {b}: {alike}'
         if row.label_a != row.label_b:
@@ -204,42 +208,64 @@ def _show_audit(found, root, most=20):
             print(f'… and {len(lines) - most} more')
 
 
-def _own_data(root, make, look):
-    "What `instruments_data` does where no data set is named"
-    if make or not root:
-        names = ', '.join(_DATASET_NAMES)
-        raise DataError(
-            f'give the name of a data set ({names}), or --root and a folder of your own'
-        )
-    if not Path(root).is_dir():
-        raise DataError(f'{root} is not a folder')
-    from instruments_nbdev.folders import folder_items
+def _own_items(root, labels):
+    "Items of a person's own table, or folder, and sentences on what is left out"
+    if labels:
+        from instruments_nbdev.tables import table_items
+
+        return table_items(labels, root)
+    from instruments_nbdev.folders import folder_items, left_out
 
     items = folder_items(root)
-    _show_folder(root, items)
+    return items, list(filter(None, [left_out(root, items)]))
+
+
+def _own_data(root, labels, make, look):
+    "What `instruments_data` does where no data set is named"
+    if make or not (root or labels):
+        names = ', '.join(_DATASET_NAMES)
+        raise DataError(
+            f'give the name of a data set ({names}), --root and a folder of your own, '
+            'or --labels and a table'
+        )
+    if root and not Path(root).is_dir():
+        raise DataError(f'{root} is not a folder')
+    _check_table(labels)
+    items, notes = _own_items(root, labels)
+    _show_items(labels or root, items, notes)
+    root = root or Path(labels).parent
     if look:
         from instruments_nbdev import audit
 
         _show_audit(audit.audit(items), root)
 
 
+def _check_table(labels):
+    "DataError where a table of labels is not there"
+    if labels and not Path(labels).exists():
+        raise DataError(f'{labels}: no such table')
+
+
 @command
 def instruments_data(
     name: Param(
-        f'data set: {", ".join(_DATASET_NAMES)}; none: --root is a folder of class folders',
+        f'data set: {", ".join(_DATASET_NAMES)}; none: --root or --labels are your own',
         str,
         opt=False,
         nargs='?',
     ) = None,
     root: str = None,  # its folder; default: in $INSTRUMENTS_DATA, else in the cache
+    labels: str = None,  # your own table of labels, or label tracks; --root: their files
     fetch: bool = False,  # download and unpack it
     synthesize: bool = False,  # write a small synthetic stand-in there
     audit: bool = False,  # look for unreadable, silent and repeated files
 ):
-    "Says what a data set, or a folder of your own, holds; fetches, synthesizes or audits it"
+    "Says what a data set, or a folder or table of your own, holds; fetches or audits it"
     if name is None:
-        return _own_data(root, fetch or synthesize, audit)
+        return _own_data(root, labels, fetch or synthesize, audit)
     _check_name('data set', name, _DATASET_NAMES)
+    if labels:
+        raise DataError(f'--labels is for a table of your own, and {name} is a data set')
     if synthesize and not root:
         raise DataError('--synthesize needs --root: the folder to write to')
     from instruments_nbdev.data import DATASETS
@@ -260,20 +286,30 @@ def instruments_data(
     _show_dataset(dataset, root)
 
 # %% ../nbs/reference/app.ipynb #cb50e153
-def _check_training(recipe, layout, dataset, split, fold, seeds, data):
+def _check_own(layout, labels, dataset, data):
+    "DataError where a person's own folder or table does not go together with other arguments"
+    if layout not in (None, 'folders'):
+        raise DataError(f'--layout {layout}: there is only folders, for a folder of your own')
+    own = '--layout folders' if layout else '--labels'
+    if layout and labels:
+        why = 'labels are in a table or in the names of folders'
+        raise DataError(f'--layout folders and --labels do not go together: {why}')
+    if (layout or labels) and dataset:
+        why = f'{"a folder" if layout else "a table"} of your own is no data set'
+        raise DataError(f'{own} and --dataset do not go together: {why}')
+    if layout and not data:
+        raise DataError('--layout folders needs --data: a folder that has a folder for each class')
+    _check_table(labels)
+
+
+def _check_training(recipe, layout, labels, dataset, split, fold, seeds, data):
     "Are all folds to be tested? DataError for arguments that do not go together"
     _check_name('recipe', recipe, _RECIPE_NAMES, RECIPES)
     if dataset:
         _check_name('data set', dataset, _DATASET_NAMES)
     if split:
         _check_name('split', split, _SPLITS)
-    if layout not in (None, 'folders'):
-        raise DataError(f'--layout {layout}: there is only folders, for a folder of your own')
-    if layout and dataset:
-        why = 'a folder of your own is no data set'
-        raise DataError(f'--layout folders and --dataset do not go together: {why}')
-    if layout and not data:
-        raise DataError('--layout folders needs --data: a folder that has a folder for each class')
+    _check_own(layout, labels, dataset, data)
     if data and not Path(data).is_dir():
         raise DataError(f'{data} is not a folder')
     all_folds = fold == 'all' or seeds > 1
@@ -320,6 +356,7 @@ def instruments_train(
     recipe: str,  # name of a recipe, for instance sounds-cnn
     data: str = None,  # folder of its data set; default: in $INSTRUMENTS_DATA, else in the cache
     layout: str = None,  # folders: --data is your own, with a folder of files for each class
+    labels: str = None,  # your own table (path, label, …) or label tracks; --data: their files
     dataset: str = None,  # another data set with such labels, for instance irmas
     epochs: int = 0,  # instead of the recipe's own number
     split: str = None,  # folds, halves, random, neighbours, source, official, groups or dealt
@@ -340,17 +377,24 @@ def instruments_train(
     seeds = whole_number(seeds, '--seeds', 1)
     jobs = whole_number(jobs, '--jobs', 1)
     rate = whole_number(rate, '--rate', 1000) if rate else 0
-    all_folds = _check_training(recipe, layout, dataset, split, fold, seeds, data)
+    all_folds = _check_training(recipe, layout, labels, dataset, split, fold, seeds, data)
     if out:
         _check_new(out, resume)
     every_class = classes == 'all'
     names = classes.split(',') if classes and not every_class else None
 
-    from instruments_nbdev.training_setup import changed_recipe, dataset_items, own_folder
+    from instruments_nbdev.training_setup import (
+        changed_recipe,
+        dataset_items,
+        own_folder,
+        own_table,
+    )
 
     chosen = changed_recipe(recipe, epochs, split, weights, rate, dataset)
     if layout:
         chosen, items = own_folder(chosen, data, names, split, fold, seed, all_folds)
+    elif labels:
+        chosen, items = own_table(chosen, labels, data, names, split, fold, seed, all_folds)
     else:
         items = dataset_items(chosen.data.dataset, data, classes='all' if every_class else names)
     if all_folds:
@@ -546,38 +590,47 @@ def instruments_predict(
 @command
 def instruments_evaluate(
     model: str,  # a model file, a run folder, or the name of a bundled model
-    folder: str,  # sounds with a .txt beside each that has their labels, or a folder for each label
-    csv: str = None,  # write a row a clip there: file, truth, label, confidence, right, accuracy
-    quiet: bool = False,  # do not print a line a clip
+    labelled: str,  # a table (path, label), a folder for each label, or a .txt beside each sound
+    data: str = None,  # folder of the files that a table names; default: the folder of the table
+    map: str = None,  # table's labels as the model's: old=new,old=new, or a file of two columns
+    split: str = None,  # train, valid or test: only this part of a table or folder with a split
+    csv: str = None,  # write a row an item there: file, truth, label, confidence, right, accuracy
+    report: str = None,  # write a page there: scores, confusion matrix, reliability, mistakes
+    quiet: bool = False,  # do not print a line an item
 ):
-    "Scores of a model on sounds with known labels; exit status 1 when one could not be read"
+    "Scores of a model on labelled items; exit status 1 if one is unreadable, or none is left"
     described = describe_model(model)
-    if not described['recipe'].get('window', 1):
-        raise DataError(f'{model} reads photos, and instruments_evaluate is for sounds')
-    if not Path(folder).is_dir():
-        raise DataError(f'{folder}: no such folder')
-    if csv:
-        _check_writable(csv)
+    photos = not described['recipe'].get('window', 1)
+    if not Path(labelled).exists():
+        raise DataError(f'{labelled}: no such folder or table')
+    for file in filter(None, (csv, report)):
+        _check_writable(file)
 
+    from instruments_nbdev import scoring
     from instruments_nbdev.model import load_model
-    from instruments_nbdev.scoring import (
-        answer_clips,
-        clip_log,
-        labelled_clips,
-        log_line,
-        tell_scores,
-    )
 
-    items = labelled_clips(folder)
-    report, broken = answer_clips(load_model(model), items, progress=len(items) > 20)
-    log = clip_log(report, csv)
+    translation = scoring.read_map(map)
+    items, notes = scoring.labelled_items(labelled, data, photos, split)
+    clf = load_model(model)
+    items, unknown = scoring.with_known_labels(items, clf.labels, translation)
+    notes += unknown
+    for note in notes:
+        print(printable(note), file=sys.stderr)
+    if not len(items):
+        return 1
+    answers, broken = scoring.answer_clips(clf, items, progress=len(items) > 20)
+    log = scoring.clip_log(answers, csv)
     if not quiet:
         for row in log.itertuples():
-            print(log_line(row))
+            print(scoring.log_line(row))
         print()
-    print(tell_scores(report))
+    print(scoring.tell_scores(answers))
     for path, why in broken.items():
         print(f'{printable(path)} {why}', file=sys.stderr)
+    if report:
+        notes += [f'{Path(path).name} {why}' for path, why in broken.items()]
+        scoring.write_scores(report, clf, answers, Path(model).name, labelled, notes)
+        print(f'report: {report}')
     return int(bool(broken))
 
 # %% ../nbs/reference/app.ipynb #78bfd928

@@ -311,7 +311,7 @@ class Report:
         middle = (t.index + 0.5) / bins
         ax.bar(middle, t.n / t.n.sum(), 1 / bins, color='#8886', label='share of all answers')
         ax.plot([0, 1], [0, 1], ':', color='#888', label='ideal')
-        interval = [share - low, high - share]
+        interval = np.maximum([share - low, high - share], 0)  # rounding: -1e-17 at 1
         ax.errorbar(t.conf, share, interval, fmt='o', capsize=2, ms=4, label='right, with 95 %')
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='confidence', ylabel='share that is right')
         ax.spines[['top', 'right']].set_visible(False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['show_curves', 'any_script', 'fig_html', 'show_inputs', 'percent', 'is_trained_on_synthetic', 'probe_text',
-           'write_report']
+           'write_report', 'write_evaluation']
 
 # %% ../nbs/reference/report.ipynb #f5a210d4
 import base64
@@ -13,7 +13,9 @@ import io
 import json
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,6 +28,7 @@ from matplotlib.font_manager import get_font_names
 from .audio_transforms import picture_range
 from .evaluation import as_list
 from .figures import styled_figures
+from .files import replacing
 from .labels import label_name
 from .model import Classifier
 
@@ -192,14 +195,15 @@ _PAGE = Template(
 <body>
 <h1>{{ title }}</h1>
 <p class="dim">{{ about }}</p>
-{% if synthetic %}<p class="synthetic">Trained and tested on synthetic stand-ins:
-these figures show that everything works, and say nothing about real recordings.</p>{% endif %}
+{% if synthetic %}<p class="synthetic">{{ synthetic }}</p>{% endif %}
 <div class="headline"><p class="big">{{ headline }}</p><p>{{ beside }}</p>
 <p class="dim">{{ facts }}</p></div>
+{% for note in notes %}<p>{{ note }}</p>{% endfor %}
 <div class="wide">{{ table|safe }}</div>
 <h2>What the network sees</h2>{{ examples|safe }}
-<h2>Learning curves</h2>{{ curves|safe }}
+{% if curves %}<h2>Learning curves</h2>{{ curves|safe }}{% endif %}
 <h2>Confusion matrix</h2><div class="wide">{{ confusion|safe }}</div>
+<h2>Reliability</h2>{{ reliability|safe }}
 <h2>Per class</h2><div class="wide">{{ per_class|safe }}</div>
 <h2>Hardest mistakes</h2>
 {% if mistakes %}<div class="mistakes">
@@ -207,7 +211,7 @@ these figures show that everything works, and say nothing about real recordings.
 <b>{{ m.label }}</b></p><p class="dim">{{ m.file }}</p>{{ m.html|safe }}</article>
 {% endfor %}</div>{% else %}<p>None: every item was right.</p>{% endif %}
 <h2>Record</h2>
-<details><summary>Everything that was recorded of this run</summary>
+<details><summary>Everything that was recorded</summary>
 <pre>{{ record }}</pre></details>
 </body>
 </html>
@@ -241,7 +245,7 @@ def _examples(clf, report, store):
     "The first item of each of up to eight classes, as the network sees it"
     names = report.items.label.map(_names).to_numpy()
     first = pd.Series(report.items.pos.to_numpy()).groupby(names).first()[:8]
-    fig = show_inputs(clf, store, first.tolist(), first.index)
+    fig = show_inputs(clf, store, first.astype(int).tolist(), first.index)
     return fig_html(fig, alt=f'What the network sees of {", ".join(first.index)}')
 
 
@@ -290,6 +294,28 @@ def _metrics_table(metrics):
     return t.rename(columns={'constant': 'baseline'}).to_html(float_format='%.3f', border=0)
 
 
+def _pictures(clf, report, store):
+    "What every page shows of answers beside the truth"
+    return dict(
+        examples=_examples(clf, report, store),
+        confusion=fig_html(
+            report.show_confusion().figure, alt='Confusion matrix: rows true, columns predicted'
+        ),
+        reliability=fig_html(
+            report.show_reliability().figure,
+            alt='How often answers are right, by their confidence',
+        ),
+        per_class=report.per_class().rename(index=label_name).to_html(border=0),
+        mistakes=_mistakes(report),
+    )
+
+
+_SYNTHETIC = (
+    'Trained and tested on synthetic stand-ins: these figures show that everything works, and say '
+    'nothing about real recordings.'
+)
+
+
 @any_script()
 @styled_figures()
 def write_report(
@@ -311,7 +337,7 @@ def write_report(
         title=record['recipe']['name'],
         css=_CSS,
         about='' if synthetic else record['recipe']['about'],
-        synthetic=synthetic,
+        synthetic=_SYNTHETIC if synthetic else '',
         headline=f'{percent(m["accuracy"])} right on {report.name}',
         beside=f'{m["n"]} {what}, 95 % interval {interval}. '
         f'Always giving the most frequent class would be right for {percent(m["constant"])}.'
@@ -319,14 +345,58 @@ def write_report(
         facts=f'{clf.n_params:,} parameters, {record["file_bytes"] / 1e6:.2f} MB, '
         f'trained in {record["seconds"]:.0f} s on {record["device"]}.',
         table=_metrics_table(record['metrics']),
-        examples=_examples(clf, report, store),
         curves=_curves(rows),
-        confusion=fig_html(
-            report.show_confusion().figure, alt='Confusion matrix: rows true, columns predicted'
-        ),
-        per_class=report.per_class().rename(index=label_name).to_html(border=0),
-        mistakes=_mistakes(report),
         record=json.dumps(told, indent=1),
+        **_pictures(clf, report, store),
     )
     Path(path).write_text(page, encoding='utf-8')
+    return Path(path)
+
+
+def _shown_paths(report, k=8):
+    "Files that the page shows: the first of each of up to `k` classes, and the mistakes"
+    names = report.items.label.map(_names)
+    first = report.items.path.groupby(names).first()[:k]
+    return list(dict.fromkeys([*first, *report.mistakes(k).path]))
+
+
+@any_script()
+@styled_figures()
+def write_evaluation(
+    path,  # the file to write
+    clf: Classifier,
+    report,  # `Report` of items with `path`; only those that are shown are decoded
+    title: str,
+    headline: str,
+    beside: str,  # what to read the headline with: number of items, interval, baseline
+    table: pd.DataFrame,  # of scores
+    notes: list = (),  # sentences on what was left out
+    record: dict = None,  # what else is to be kept, as JSON
+) -> Path:
+    "The page of a model that was scored on labelled items, without a training"
+    paths = _shown_paths(report)
+    synthetic = (
+        'The model was trained on synthetic stand-ins.' if clf.summary.get('synthetic') else ''
+    )
+    with TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
+        store = clf.recipe.data.store(paths=paths, cache=tmp, skip_broken=True, progress=False)
+        items = report.items.assign(pos=report.items.path.map({p: i for i, p in enumerate(paths)}))
+        preview = getattr(store, 'html', None)
+        shown = replace(report, items=items, preview=preview)
+        page = _PAGE.render(
+            title=title,
+            css=_CSS,
+            about=clf.recipe.about,
+            synthetic=synthetic,
+            headline=headline,
+            beside=beside,
+            facts=f'{clf.n_params:,} parameters, {len(clf.labels)} labels.',
+            notes=notes,
+            table=table.to_html(float_format='%.3f', border=0),
+            record=json.dumps(record or {}, indent=1),
+            **_pictures(clf, shown, store),
+        )
+        del store, shown, preview  # Windows cannot remove a file that is still mapped
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding='utf-8')
     return Path(path)

@@ -15,7 +15,7 @@ from processes import BIN, KILLED, as_script, end, run, start
 
 NAMES = [
     f'instruments_{n}'
-    for n in 'data train search grid predict export leaderboard quickstart demo'.split()
+    for n in 'data train search grid predict evaluate export leaderboard quickstart demo'.split()
 ]
 
 
@@ -71,6 +71,18 @@ train sounds-cnn --layout flat --data ESC        flat
 train sounds-cnn --layout folders --data TXT     TXT
 train sounds-cnn --layout folders --data ESC/meta meta
 train photos-cnn --layout folders --data ESC     ESC
+train sounds-cnn --labels nowhere.csv            nowhere.csv:
+train sounds-cnn --labels TXT                    TXT,
+train sounds-cnn --labels TXT --layout folders   --labels
+train sounds-cnn --labels TXT --dataset esc50    --dataset
+data --labels nowhere.csv                        nowhere.csv:
+data esc50 --labels TXT                          --labels
+evaluate                                         labelled
+evaluate no-such ESC                             no-such:
+evaluate MODEL nowhere                           nowhere:
+evaluate MODEL ESC --data ESC                    --data
+evaluate MODEL ESC --map dog                     --map
+evaluate MODEL ESC --report nowhere/r.html       nowhere:
 search                                           recipe
 search no-such                                   no-such
 search sounds-cnn --trials 0                     --trials
