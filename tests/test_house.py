@@ -25,13 +25,14 @@ PAGES = {'index', 'design'}  # notebooks that are no module
 NBS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if p.name[0] not in '_.')
 # A module imports from those above it, wherever in its code the import stands.
 ORDER = '''
-    files formats labels figures machine timing recipes model_files folders label_rows
-    tables splits facts layouts data irmas_labels synthesis download audit streams storage audio_transforms augmentation
-    effects spectrograms photo_transforms evaluation inference model report schedules learner runs
-    training jobs experiments search_space search cards tracking weights mobilenet custom_cnn
-    options probe transfer transfer_recipes irmas_multistft irmas_efficient irmas_mel
-    gtzan_mlp_cnn gtzan_grid scoring irmas_held_out graphs export answer_pictures answers
-    predictions training_setup app examples lessons demo_html demo races costs startup benchmarks
+    files formats labels figures machine timing recipes model_files folders label_rows tables
+    splits facts layouts data irmas_labels synthesis download audit streams storage
+    audio_transforms augmentation effects spectrograms photo_transforms evaluation inference
+    model report schedules learner runs training jobs experiments search_space search cards
+    tracking weights mobilenet custom_cnn options probe transfer transfer_recipes
+    irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid scoring irmas_held_out
+    graphs export answer_pictures answers predictions training_setup app examples lessons
+    demo_html demo races costs startup benchmarks
 '''.split()
 
 

@@ -1,4 +1,4 @@
-"""Answers by the thousand: tables that are killed and go on, pipes, clusters; always the same rows."""
+"""Answers by the thousand: tables that are killed and go on, pipes, clusters; always one table."""
 
 import json
 import random
