@@ -25,8 +25,8 @@ from .formats import header_seconds
 from .machine import cores
 from .recipes import TrainingError
 from .spectrograms import SpectrogramStore, spectrogram_blocks, spectrogram_store
-from .storage import PhotoStore, in_order, photo_store, sound_store
-from .streams import SoundStream, as_int16, cut_windows
+from .storage import PhotoStore, check_side, in_order, photo_store, sound_store
+from .streams import SoundStream, as_int16, check_rate, cut_windows
 
 # %% ../nbs/reference/inference.ipynb #8b560556
 class SoundReader:
@@ -35,6 +35,7 @@ class SoundReader:
     too_large = 'is too long for the memory that there is'
 
     def __init__(self, sr: int):
+        check_rate(sr)
         self.sr = sr
 
     def windows(self, path, window, hop):
@@ -54,6 +55,7 @@ class SpectrogramReader:
     too_large = SoundReader.too_large
 
     def __init__(self, sr=16000, n_fft=2048, hop_length=512, n_mels=128):
+        check_rate(sr)
         self.sr, self.step = sr, hop_length
         self.settings = dict(sr=sr, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels)
 
@@ -71,6 +73,7 @@ class PhotoReader:
     too_large = 'is too large for the memory that there is'
 
     def __init__(self, size: int = 224):
+        check_side(size)
         self.size = size
 
     def windows(self, path, window=0, hop=0):
