@@ -196,6 +196,7 @@ def bundle(
     name: str,  # of the files
     folder: str,  # where they go
     confidence: dict = None,  # of `fit_confidence`, on items that were held out
+    bits: int = 0,  # to which the large weights are rounded; 0: they are not
 ) -> Path:
     "`folder/name.safetensors`, with its figures in it, and the model card `folder/name.md`"
     folder = Path(folder)
@@ -212,7 +213,7 @@ def bundle(
     folder.mkdir(parents=True, exist_ok=True)
     card = model_card(run, record, name, confidence)
     (folder / f'{name}.md').write_text(card, encoding='utf-8')
-    return save_model(clf, folder / f'{name}.safetensors')
+    return save_model(clf, folder / f'{name}.safetensors', bits)
 
 # %% ../nbs/reference/cards.ipynb #f03930c6
 def confidence_of_runs(

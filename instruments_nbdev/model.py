@@ -137,24 +137,61 @@ class MeanStdLinear(nn.Module):
         return [list(self.norm.parameters()), list(self.fc.parameters())]
 
 # %% ../nbs/reference/model.ipynb #5b201c6e
+_FEW = 4096  # a weight with fewer numbers is not rounded
+
+
+def _rounded(value, bits):
+    """A weight as whole numbers of some bits, and the scale of each output.
+
+    Of five scales for each output, from its largest weight down, the one with the least error.
+    """
+    top = 2 ** (bits - 1) - 1
+    flat = value.float().flatten(1)
+    largest = flat.abs().amax(1, keepdim=True).clamp(min=1e-12)
+    best = None
+    for share in (1.0, 0.9, 0.8, 0.7, 0.6):
+        scale = largest * share / top
+        whole = (flat / scale).round().clamp(-top, top)
+        error = (whole * scale - flat).square().sum(1, keepdim=True)
+        if best is None:
+            best = [error, whole, scale]
+        else:
+            is_less = error < best[0]
+            found = (error, whole, scale)
+            best = [torch.where(is_less, new, old) for new, old in zip(found, best, strict=True)]
+    _, whole, scale = best
+    return whole.to(torch.int8).view_as(value), scale.flatten()
+
+
+def _stored(name, value, half, bits):
+    "(name, tensor) pairs as they stand in the file"
+    if not value.is_floating_point():
+        return [(name, value)]
+    if bits and value.ndim > 1 and value.numel() > _FEW:
+        is_depthwise = value.ndim > 2 and value.shape[1] == 1  # few weights that matter much
+        whole, scale = _rounded(value, 8 if is_depthwise else bits)
+        return [(name, whole), (f'{name}|scale', scale)]
+    return [(name, value.half() if half else value)]
+
+
 def save_model(
     clf: Classifier,
     path: str,  # the file to write
+    bits: int = 0,  # the large weights are rounded to so many bits, 2 to 8; 0: they are not
 ) -> Path:
     "The file that `load_model` reads; written beside `path` and moved there whole"
     path = Path(path)
     description = dict(
         digest=BLANK_DIGEST,
-        format=FORMAT,
+        format=FORMAT if bits else FORMAT - 1,  # which the version before reads, too
         recipe=clf.recipe.as_dict(),
         labels=clf.labels,
         summary=clf.summary,
     )
     state = {}
     for name, value in clf.state_dict().items():
-        if clf.recipe.network.half and value.is_floating_point():
-            value = value.half()
-        state[name] = value.contiguous().cpu()
+        for key, tensor in _stored(name, value, clf.recipe.network.half, bits):
+            state[key] = tensor.contiguous().cpu()
     data = save(state, {'instruments_nbdev': json.dumps(description)})
     data = data.replace(BLANK_DIGEST.encode(), file_digest(data).encode(), 1)
     with replacing(path) as tmp:

@@ -42,7 +42,7 @@ def model_path(
     return path
 
 # %% ../nbs/reference/model_files.ipynb #6e790cc8
-FORMAT = 2  # 1: fields and weights of the recipe are called `body`, `views` and so on
+FORMAT = 3  # 1: fields and weights are called `body`, `views` and so on; 2: no rounded weights
 BLANK_DIGEST = '0' * 32  # stands where the digest will be
 
 
@@ -68,6 +68,22 @@ def _is_intact(
     return isinstance(told, str) and told == file_digest(data, told)
 
 
+_SCALE = '|scale'  # at the end of a name: the scales of a rounded weight
+
+
+def _unrounded(state):
+    "Weights by name: those that are stored as whole numbers are multiplied by their scales"
+    found = {}
+    for name, value in state.items():
+        if name.endswith(_SCALE):
+            continue
+        if name + _SCALE in state:
+            scale = state[name + _SCALE].reshape(-1, *[1] * (value.ndim - 1))
+            value = value * scale  # one scale for each output of a layer
+        found[name] = value
+    return found
+
+
 def read_file(
     path,  # a model file
     framework: str = 'np',  # 'pt' gives the weights as tensors
@@ -89,7 +105,7 @@ def read_file(
     if not whole:
         why = 'a damaged model file: its bytes are not those that were saved; nothing was loaded'
         raise TrainingError(f'{path}: {why}')
-    return meta, state
+    return meta, _unrounded(state)
 
 
 def describe_model(

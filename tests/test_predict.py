@@ -12,11 +12,13 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from filelock import FileLock
 
 from instruments_nbdev.app import instruments_predict
 from instruments_nbdev.model import Classifier, load_model, save_model
 from instruments_nbdev.predictions import write_predictions
 from instruments_nbdev.recipes import TrainingError
+from processes import as_script, end, start
 from test_cluster import cluster  # noqa: F401 (a fixture)
 
 COMMAND = [str(Path(sys.executable).with_name('instruments_predict'))]
@@ -45,20 +47,27 @@ def model(tiny, tmp_path_factory):
     return str(save_model(clf, tmp_path_factory.mktemp('model') / 'model.safetensors'))
 
 
-def predict(model, archive, table, *args, **kwargs):
-    return subprocess.Popen([*COMMAND, model, str(archive), '--out', str(table), *args], **kwargs)
+def predict(model, archive, table, *args):
+    "A process that fills a table"
+    cwd = Path(table).parent
+    return start(as_script, cwd, 'instruments_predict', model, archive, '--out', table, *args)
+
+
+def is_whole(process):
+    "Has it come to its end? One of the files is no sound, so the exit status is 1"
+    return end(process, 120) == 1
 
 
 @pytest.fixture(scope='module')
 def unbroken(model, archive, tmp_path_factory):
     "The table that one process makes, with one thread"
     table = tmp_path_factory.mktemp('table') / 'whole.csv'
-    assert predict(model, archive, table, '--jobs', '1').wait(120) == 1  # one file is no sound
+    assert is_whole(predict(model, archive, table, '--jobs', '1'))
     return table.read_bytes()
 
 
 def test_two_threads(model, archive, unbroken, tmp_path):
-    assert predict(model, archive, tmp_path / 'two.csv', '--jobs', '2').wait(120) == 1
+    assert is_whole(predict(model, archive, tmp_path / 'two.csv', '--jobs', '2'))
     assert (tmp_path / 'two.csv').read_bytes() == unbroken
 
 
@@ -67,26 +76,26 @@ def test_killed_at_ten_random_moments(model, archive, unbroken, tmp_path, counts
     rng = random.Random(1)
     kills = 0
     while kills < 10:
-        process = predict(model, archive, table, stderr=subprocess.DEVNULL)
+        process = predict(model, archive, table)
         before = part.stat().st_size if part.exists() else 0
-        while process.poll() is None and (not part.exists() or part.stat().st_size <= before):
+        while process.is_alive() and (not part.exists() or part.stat().st_size <= before):
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        if process.wait(60) == 1:  # it got through: another table is begun
+        if end(process) == 1:  # it got through: another table is begun
             assert table.read_bytes() == unbroken
             table.unlink()
         else:
             kills += 1
-    assert predict(model, archive, table).wait(120) == 1
+    assert is_whole(predict(model, archive, table))
     assert table.read_bytes() == unbroken
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['killed.csv']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['killed.csv', 'stderr', 'stdout']
     counts('a table of predictions: killed ten times, the same in the end')
 
 
 def test_cluster(cluster, model, archive, unbroken, tmp_path):  # noqa: F811
     address, _ = cluster
-    assert predict(model, archive, tmp_path / 'there.csv', '--cluster', address).wait(120) == 1
+    assert is_whole(predict(model, archive, tmp_path / 'there.csv', '--cluster', address))
     assert (tmp_path / 'there.csv').read_bytes() == unbroken
     with pytest.raises(TrainingError, match='no Dask scheduler'):
         paths = [archive / '000.wav']
@@ -97,7 +106,7 @@ def test_cluster(cluster, model, archive, unbroken, tmp_path):  # noqa: F811
 def test_parquet(model, archive, unbroken, tmp_path):
     pytest.importorskip('pyarrow')
     (tmp_path / 'whole.csv').write_bytes(unbroken)
-    assert predict(model, archive, tmp_path / 'whole.parquet').wait(120) == 1
+    assert is_whole(predict(model, archive, tmp_path / 'whole.parquet'))
     csv = pd.read_csv(tmp_path / 'whole.csv', keep_default_na=False)
     parquet = pd.read_parquet(tmp_path / 'whole.parquet')
     assert list(csv) == list(parquet)
@@ -112,7 +121,7 @@ def test_another_model_begins_anew(model, archive, unbroken, tmp_path):
     table = tmp_path / 'table.csv'
     first = json.dumps(dict(unfinished=True, model='another', columns=[])) + '\n'
     Path(f'{table}.part').write_text(first + f'{archive / "000.wav"},nonsense,1,\n')
-    assert predict(model, archive, table).wait(120) == 1
+    assert is_whole(predict(model, archive, table))
     assert table.read_bytes() == unbroken
 
 
@@ -145,16 +154,11 @@ def test_a_closed_pipe_ends_it_quietly(model, archive):
 
 
 def test_two_runs_do_not_write_one_table(model, archive, tmp_path):
-    table, part = tmp_path / 'table.csv', tmp_path / 'table.csv.part'
-    first = predict(model, archive, table, stdout=subprocess.DEVNULL)
-    while not part.exists():
-        time.sleep(0.005)
-    second = predict(model, archive, table, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    _, err = second.communicate(timeout=120)
-    assert first.wait(120) == 1
-    assert second.returncode in (1, 2)  # 1: the first had ended
-    if second.returncode == 2:
-        assert b'another run is writing this table' in err
+    table = tmp_path / 'table.csv'
+    with FileLock(f'{table}.part.lock'):
+        assert end(predict(model, archive, table)) == 2
+    assert 'another run is writing this table' in (tmp_path / 'stderr').read_text()
+    assert not table.exists()
 
 
 def test_arguments(model, archive, capsys):
