@@ -447,4 +447,5 @@ def write_timelines(
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         _write_timeline(clf, path, folder, progress)
-    print(f'{folder}: {len(paths)} timelines')
+    several = '' if len(paths) == 1 else 's'
+    print(f'{folder}: {len(paths)} timeline{several}')
