@@ -25,8 +25,8 @@ from .formats import header_seconds
 from .machine import cores
 from .recipes import TrainingError
 from .spectrograms import SpectrogramStore, spectrogram_blocks, spectrogram_store
-from .storage import PhotoStore, in_order, photo_store, sound_store
-from .streams import SoundStream, as_int16, cut_windows
+from .storage import PhotoStore, check_side, in_order, photo_store, sound_store
+from .streams import SoundStream, as_int16, check_rate, cut_windows
 
 # %% ../nbs/reference/inference.ipynb #8b560556
 class SoundReader:
@@ -38,6 +38,7 @@ class SoundReader:
         self,
         sr: int,  # rate to which sounds are resampled, in Hz
     ):
+        check_rate(sr)
         self.sr = sr
 
     def windows(
@@ -71,6 +72,7 @@ class SpectrogramReader:
         hop_length: int = 512,  # samples from one frame to the next
         n_mels: int = 128,
     ):
+        check_rate(sr)
         self.sr, self.step = sr, hop_length
         self.settings = dict(sr=sr, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels)
 
@@ -96,6 +98,7 @@ class PhotoReader:
         self,
         size: int = 224,  # pixels along each side
     ):
+        check_side(size)
         self.size = size
 
     def windows(self, path, window=0, hop=0):

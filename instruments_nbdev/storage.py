@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['decode', 'Store', 'SoundStore', 'in_order', 'open_store', 'sound_store', 'PhotoError', 'decode_photo', 'PhotoStore',
-           'photo_store']
+           'check_side', 'photo_store']
 
 # %% ../nbs/reference/storage.ipynb #e2842b80
 import base64
@@ -31,7 +31,7 @@ from tqdm import tqdm
 from .files import ItemError, SoundError, cache_folder, naming, read_bytes
 from .formats import PHOTO_FORMATS, MissingDecoder, open_photo
 from .machine import cores
-from .streams import RATES, SoundStream, as_int16
+from .streams import SoundStream, as_int16, check_rate
 
 # %% ../nbs/reference/storage.ipynb #da742cc3
 _MAX_SECONDS = 2 * 3600
@@ -337,11 +337,7 @@ def sound_store(
     **kwargs,  # cache, skip_broken, progress, workers of `open_store`
 ) -> SoundStore:
     "The store of these sounds, mono at one rate; `ItemError` names all broken files"
-    lowest, highest = RATES
-    if not isinstance(sr, int) or not lowest <= sr <= highest:
-        raise SoundError(
-            f'the rate of a store must be a whole number from {lowest} to {highest} Hz, not {sr!r}'
-        )
+    check_rate(sr)
     return open_store(SoundStore, paths, sr, **kwargs)
 
 # %% ../nbs/reference/storage.ipynb #8103d465
@@ -457,16 +453,23 @@ class PhotoStore(Store):
         )
 
 
+def check_side(
+    size,  # pixels
+):
+    "`PhotoError` where photos cannot be kept as squares of such a side"
+    if not isinstance(size, int) or not 1 <= size <= 2048:
+        raise PhotoError(
+            f'the side of stored photos must be a whole number from 1 to 2048, not {size!r}'
+        )
+
+
 def photo_store(
     paths,  # photo files, in the order of the items
     size: int = 224,  # side of the squares in pixels
     **kwargs,  # cache, skip_broken, progress, workers of `open_store`
 ) -> PhotoStore:
     "The store of these photos, squares of one size; `ItemError` names all broken files"
-    if not isinstance(size, int) or not 1 <= size <= 2048:
-        raise PhotoError(
-            f'the side of stored photos must be a whole number from 1 to 2048, not {size!r}'
-        )
+    check_side(size)
     with warnings.catch_warnings():
         # What is odd about a photo is no news where it can be read, and an error where not.
         warnings.filterwarnings('ignore', module='PIL')
