@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 from fastcore.script import Param
@@ -328,10 +328,17 @@ def _answer_dict(
     "An `Answer` without its pictures, as JSON has it; labels are those of the model"
     if a.table is None:
         return dict(file=a.file, error=a.headline)
-    labels = a.table.reset_index().round(4).to_dict('records')
-    heard = [] if a.heard is None else a.heard.round(3).to_dict('records')
-    told = dict(file=a.file, model=a.model, answer=a.headline, state=a.state)
-    return told | dict(seconds=round(a.seconds, 3), labels=labels, heard=heard)
+    probs = {label: round(float(prob), 6) for label, prob in a.table.prob.items()}
+    label = a.table.index[0]
+    if a.heard is None:
+        labels, segments = a.table.index[a.table.said].tolist(), []
+    else:
+        labels = a.heard.label.unique().tolist()
+        segments = a.heard[['start', 'end', 'label', 'prob']].astype(dict(prob=float))
+        segments = segments.round(4).to_dict('records')
+    told = dict(file=a.file, model=a.model, headline=a.headline, state=a.state)
+    told |= dict(label=label, prob=probs[label], labels=labels, probs=probs)
+    return told | dict(seconds=round(a.seconds, 3), segments=segments)
 
 
 def _answer_upload(upload, model, asked):
@@ -343,25 +350,42 @@ def _answer_upload(upload, model, asked):
     return (422 if 'error' in told else 200), told
 
 
+def _refusal(headers):
+    "The status and the sentence for a request that is not even read; None where it is"
+    origin = headers.get('origin')  # a browser says whose page it is that asks
+    if origin and urlsplit(origin).hostname not in ('127.0.0.1', 'localhost'):
+        return 403, 'only programs and pages of this machine are answered'
+    length = headers.get('content-length', '')
+    if not length.isdigit() or int(length) > MAX_UPLOAD + 2**16:
+        return 413, f'a file of at most {MAX_UPLOAD // 2**20} MB is taken, with its length'
+    return None
+
+
 def _add_api(app, asked):
     "The address `/answer`, to which programs post a file"
-    from anyio import to_thread
+    from anyio import CapacityLimiter, to_thread
     from fastapi import Request
     from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
+    one = CapacityLimiter(1)  # of the server's threads, however many programs ask
 
     @app.post('/answer')
     async def answer_post(request: Request):
-        length = request.headers.get('content-length', '')
-        if not length.isdigit() or int(length) > MAX_UPLOAD + 2**16:
-            most = f'a file of at most {MAX_UPLOAD // 2**20} MB is taken, with its length'
-            return JSONResponse(dict(error=most), 413)
-        async with request.form(max_files=1, max_fields=1) as form:
-            upload = form.get('file')
-            if not hasattr(upload, 'file'):
-                how = 'post one file, as curl -F file=@dog.wav does'
-                return JSONResponse(dict(error=how), 422)
-            model = str(form.get('model', ''))
-            status, told = await to_thread.run_sync(_answer_upload, upload, model, asked)
+        if refused := _refusal(request.headers):
+            status, why = refused
+            return JSONResponse(dict(error=why), status)
+        try:
+            async with request.form(max_files=1, max_fields=1) as form:
+                upload = form.get('file')
+                if not hasattr(upload, 'file'):
+                    how = 'post one file, as curl -F file=@dog.wav does'
+                    return JSONResponse(dict(error=how), 422)
+                model = str(form.get('model', ''))
+                ask = partial(_answer_upload, upload, model, asked)
+                status, told = await to_thread.run_sync(ask, limiter=one)
+        except HTTPException as e:  # two files, or a body that is cut off
+            status, told = e.status_code, dict(error=str(e.detail))
         return JSONResponse(told, status)
 
 # %% ../nbs/reference/demo.ipynb #a3e813bd

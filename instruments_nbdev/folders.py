@@ -17,6 +17,9 @@ import pandas as pd
 
 from .files import PHOTOS, SOUNDS, DataError, list_folder, printable, walk
 
+# With pyarrow installed, pandas would keep text as UTF-8, and names of files may be none
+pd.options.mode.string_storage = 'python'
+
 # %% ../nbs/reference/folders.ipynb #e081b415
 def read_csv_strictly(
     path: Path,  # the CSV file, UTF-8

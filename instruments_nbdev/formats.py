@@ -86,7 +86,7 @@ def ffmpeg_path() -> str:  # '' where there is none
 
 
 def _command(ffmpeg, path, name):
-    "The call of FFmpeg that writes the first sound in a file to its output, as AU"
+    "The call of FFmpeg that writes the first sound in a file of format `name` to its output, as AU"
     return [
         *(ffmpeg, '-nostdin', '-hide_banner', '-loglevel', 'error'),
         *('-threads', '1', '-timelimit', '3600'),  # seconds on the processor
@@ -106,7 +106,7 @@ def _keep_start(pipe, kept):
 
 
 class FFmpegSound:
-    "A sound that FFmpeg decodes while it is read, with what `soundfile.SoundFile` has of these"
+    "A sound that FFmpeg decodes while it is read; it is used like a `soundfile.SoundFile`"
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class FFmpegSound:
         block = np.frombuffer(data[:whole], '>f4').reshape(-1, self.channels).astype(dtype)
         return block if always_2d or self.channels > 1 else block[:, 0]
 
-
+# %% ../nbs/reference/formats.ipynb #deec87ff
 @contextmanager
 def _by_ffmpeg(path, name):
     "In a `with`: the `FFmpegSound` of a file of a known format"
@@ -207,7 +207,7 @@ def _start_of(file):
         raise SoundError(f'cannot be read: {e.strerror}') from None
     return start
 
-
+# %% ../nbs/reference/formats.ipynb #a6834ecf
 @contextmanager
 def _by_ffmpeg_of(source, name):
     "In a `with`: the `FFmpegSound` of a path or of bytes, which go to a temporary file"
@@ -217,7 +217,7 @@ def _by_ffmpeg_of(source, name):
         return
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / 'sound'
-        if ffmpeg_path():  # else there is but a sentence to say
+        if ffmpeg_path():  # without it, only the error is needed
             path.write_bytes(source)
         with _by_ffmpeg(path, name) as sound:
             yield sound
@@ -254,7 +254,7 @@ def sound_file(
     with _by_ffmpeg_of(source, name) as sound:
         yield sound
 
-
+# %% ../nbs/reference/formats.ipynb #a1acf44e
 def header_seconds(
     source,  # a path, or the bytes of a sound file
 ) -> float:  # None where it cannot be read, or only by FFmpeg

@@ -34,55 +34,85 @@ class SoundReader:
 
     too_large = 'is too long for the memory that there is'
 
-    def __init__(self, sr: int):
+    def __init__(
+        self,
+        sr: int,  # rate to which sounds are resampled, in Hz
+    ):
         check_rate(sr)
         self.sr = sr
 
-    def windows(self, path, window, hop):
+    def windows(
+        self,
+        path,  # a sound file
+        window: int,  # length of a window in samples
+        hop: int,  # samples from one window to the next
+    ):
         "(first sample, samples of the recording in it, what is seen) of each window of a file"
         with SoundStream(path, self.sr) as stream:
             blocks = (as_int16(block)[0] for block in stream)
             yield from cut_windows(blocks, window, hop)
 
-    def batch(self, seen: list) -> torch.Tensor:
+    def batch(
+        self,
+        seen: list,  # int16 samples (T,) of some windows
+    ) -> torch.Tensor:  # (B, T)
         "What is seen in some windows as a batch for the model"
         return torch.from_numpy(np.stack(seen))
 
-
+# %% ../nbs/reference/inference.ipynb #78042802
 class SpectrogramReader:
     "Windows of sounds, or of pictures of spectrograms, as decibels"
 
     too_large = SoundReader.too_large
 
-    def __init__(self, sr=16000, n_fft=2048, hop_length=512, n_mels=128):
+    def __init__(
+        self,
+        sr: int = 16000,  # Hz
+        n_fft: int = 2048,  # samples of a frame
+        hop_length: int = 512,  # samples from one frame to the next
+        n_mels: int = 128,
+    ):
         check_rate(sr)
         self.sr, self.step = sr, hop_length
         self.settings = dict(sr=sr, n_fft=n_fft, hop_length=hop_length, n_mels=n_mels)
 
     def windows(self, path, window, hop):
+        "As those of a `SoundReader`, with frames in place of samples; places are in samples, too"
         blocks = spectrogram_blocks(path, **self.settings)
         yield from cut_windows(blocks, window, hop, self.step, SpectrogramStore.silence)
 
-    def batch(self, seen):
+    def batch(
+        self,
+        seen: list,  # frames (T, n_mels) in hundredths of a decibel
+    ) -> torch.Tensor:  # (B, n_mels, T) in decibels
+        "Spectrograms as a batch for the model"
         return torch.from_numpy(np.stack(seen)).mT.float() / 100
 
-
+# %% ../nbs/reference/inference.ipynb #c7e300e6
 class PhotoReader:
     "Whole photos as squares of bytes; each is one window"
 
     too_large = 'is too large for the memory that there is'
 
-    def __init__(self, size: int = 224):
+    def __init__(
+        self,
+        size: int = 224,  # pixels along each side
+    ):
         check_side(size)
         self.size = size
 
     def windows(self, path, window=0, hop=0):
+        "(0, 0, pixels): a photo has no parts, so `window` and `hop` do not count"
         yield 0, 0, PhotoStore.from_bytes(read_bytes(path), self.size)[0]
 
-    def batch(self, seen):
+    def batch(
+        self,
+        seen: list,  # pixels (H, W, 3)
+    ) -> torch.Tensor:  # (B, 3, H, W)
+        "Photos as a batch for the model"
         return torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2)
 
-
+# %% ../nbs/reference/inference.ipynb #05ce8abb
 _READERS = {
     sound_store: SoundReader,
     spectrogram_store: SpectrogramReader,
@@ -157,7 +187,7 @@ def _join(path, parts):
     names = ('start', 'end', 'probs')
     return WindowAnswers(path, *(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
-
+# %% ../nbs/reference/inference.ipynb #467acde7
 @torch.inference_mode()
 def _ask(clf, reader, path, windows):
     "The answers to a batch of windows"
@@ -202,14 +232,14 @@ def _answer_lot(clf, reader, hop, paths):
             parts[i].append(WindowAnswers(paths[i], *of_file))
     return [_join(path, found) for path, found in zip(paths, parts, strict=True)]
 
-
+# %% ../nbs/reference/inference.ipynb #44bcfc91
 _BAR = '{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} min, {remaining} left'
 _BAR_WITHOUT_END = '{desc}: {n:.0f} min, {elapsed}'  # only FFmpeg knows how long it is
 
 
 def _ask_large(clf, reader, hop, path, progress):
     "Functions that give the answers to a large recording, a batch each; it is read here"
-    name, told = printable(os.path.basename(path))[:40], 0
+    name, shown = printable(os.path.basename(path))[:40], 0  # shown: samples that the bar counts
     how = dict(desc=name, unit=' min', leave=False, disable=not progress)
     minutes = (header_seconds(path) or 0) / 60
     how['bar_format'] = _BAR if minutes else _BAR_WITHOUT_END
@@ -219,14 +249,14 @@ def _ask_large(clf, reader, hop, path, progress):
             for some in chunked(windows, _batch_size(clf)):
                 yield partial(_ask, clf, reader, path, some)
                 end = some[-1][0] + some[-1][1]
-                bar.update((end - told) / reader.sr / 60)
-                told = end
+                bar.update((end - shown) / reader.sr / 60)
+                shown = end
         except (ItemError, MemoryError) as e:
             yield partial(_unreadable, path, _reason(reader, e))
 
-
+# %% ../nbs/reference/inference.ipynb #c531f8fe
 def _call(job):
-    "(number of the lot, what a function gives)"
+    "(number of the lot, what its function gives): runs in a thread"
     number, f = job
     return number, f()
 
@@ -234,7 +264,7 @@ def _call(job):
 def _lot_answers(clf, lots, hop, workers, progress):
     "Lists of the `WindowAnswers` of each lot, in order"
     reader, lots = reader_of(clf.recipe), list(lots)
-    are_few = len(lots) < 2 * workers
+    are_few = len(lots) < 2 * workers  # then the threads share the large ones
 
     def jobs():
         for number, lot in enumerate(lots):

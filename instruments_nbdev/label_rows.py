@@ -74,7 +74,7 @@ COLUMNS = dict(
 )
 PLURALS = {'labels', 'classes', 'tags', 'instruments', 'genres'}  # cells with several labels
 
-
+# %% ../nbs/reference/label_rows.ipynb #8918237f
 def plain_name(
     column: str,  # as a table has it
 ) -> str:
@@ -138,7 +138,7 @@ class LabelRow:
         "A DataError that names the table, the line and the column"
         return DataError(f'{self.where}, column {self.names.get(column, column)}: {why}')
 
-
+# %% ../nbs/reference/label_rows.ipynb #d3b8adc4
 def _row_of(cells, columns, header, where):
     "The `LabelRow` of the cells of a line; DataError where there are more than the header has"
     if any(cells[len(header) :]):
@@ -195,7 +195,7 @@ def _track_rows(text, path, name):
         rows.append(LabelRow(f'{path}, line {number}', name, label.strip(), **times))
     return rows
 
-
+# %% ../nbs/reference/label_rows.ipynb #1459d1a8
 def has_tracks(
     folder,  # looked through with its subfolders
 ) -> bool:

@@ -54,7 +54,7 @@ def find_files(
 # %% ../nbs/reference/predictions.ipynb #d90e498f
 def free_path(
     path,  # where something shall be written
-    suffix: str = '',
+    suffix: str = '',  # such as '.csv'
 ) -> Path:
     "`path` with a suffix, or `path-2`, `path-3`, … when it is taken"
     for i in range(1, 10_000):
@@ -66,7 +66,7 @@ def free_path(
 
 
 def is_long(
-    path: str,
+    path: str,  # any file
 ) -> bool:
     "Is a file so large that a person would like to see how far the answer is?"
     try:
@@ -89,7 +89,7 @@ def _sentence(
     also = [label_name(other) for other in said if other != label]
     return f'{text}, also {", ".join(also)}' if also else text
 
-
+# %% ../nbs/reference/predictions.ipynb #5bff4eee
 def json_line(
     clf,  # a `Classifier`
     row: dict,  # of `predict_rows`
@@ -104,7 +104,7 @@ def json_line(
     probs = dict(zip(clf.labels, probs, strict=True))
     return json.dumps(told | dict(prob=round(row['prob'], 6), probs=probs))
 
-
+# %% ../nbs/reference/predictions.ipynb #58f8c1d5
 def _print_rows(clf, rows, as_json):
     "Prints rows as they come; gives the files that could be read"
     good = []
@@ -131,7 +131,7 @@ def print_predictions(
 
 # %% ../nbs/reference/predictions.ipynb #4ddda737
 def _arriving(stream, most=256):
-    "Lists of the lines that have come since the last list, until the stream ends"
+    "Lists of the lines that have come since the last list, at most `most`, until the stream ends"
     waiting = Queue()
 
     def listen():
@@ -179,6 +179,7 @@ class _Part:
         self.first_line = json.dumps(facts) + '\n'
 
     def values(self, row):
+        "The cells of a row"
         prob = '' if row['error'] else round(row['prob'], 4)
         told = row | dict(path=_text(row['path']), prob=prob)
         return [told[column] for column in self.columns]
@@ -228,8 +229,9 @@ class _Part:
                 write(file, self.columns, temporary)
         self.path.unlink()
 
-
+# %% ../nbs/reference/predictions.ipynb #de0a3da7
 def _write_csv(file, columns, path):
+    "A table of the rows in an open file"
     with open(path, 'w', newline='', encoding='utf-8') as table:
         csv_files.writer(table, lineterminator='\n').writerow(columns)
         shutil.copyfileobj(file, table)
@@ -242,6 +244,7 @@ def need_parquet():
 
 
 def _write_parquet(file, columns, path):
+    "The same as Parquet: texts, and numbers where there is a probability"
     import pandas as pd
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
@@ -293,7 +296,7 @@ def _named(lots, task):
     for lot, rows in zip(lots, task.result(), strict=True):
         yield [row | dict(path=path) for path, row in zip(lot, rows, strict=True)]
 
-
+# %% ../nbs/reference/predictions.ipynb #f9b647dc
 def _row_lots(clf, lots, jobs, cluster, model, progress):
     "Lists of rows of lots, in order, by this machine or by a cluster"
     from instruments_nbdev.inference import answer_lots, rows_of_lot
@@ -305,7 +308,7 @@ def _row_lots(clf, lots, jobs, cluster, model, progress):
 
 
 def _write_part(part, clf, lots, way, progress):
-    "All rows of the lots, by going on where a part ends: (files that could be read, files before)"
+    "Writes all rows of the lots, going on where a part ends; gives the files that could be read"
     kept = part.begin(lots)
     good = [row[0] for row in kept if not row[-1]]
     done, n = 0, 0
@@ -322,7 +325,7 @@ def _write_part(part, clf, lots, way, progress):
             bar.update(len(rows))
     return good
 
-
+# %% ../nbs/reference/predictions.ipynb #b1d8fa17
 def write_predictions(
     clf,  # a `Classifier`
     files: list,
@@ -373,7 +376,7 @@ def audacity_labels(
     lines = [f'{row.start:.3f}\t{row.end:.3f}\t{row.label}\n' for row in segments.itertuples()]
     return ''.join(lines)
 
-
+# %% ../nbs/reference/predictions.ipynb #3cb65d44
 def jams_file(
     segments,  # a table with start, end (seconds), label and prob
     seconds: float,  # length of the recording
@@ -412,9 +415,9 @@ def jams_file(
     about_file |= dict(identifiers={}, jams_version='0.3.4')
     return dict(annotations=[annotation], file_metadata=about_file, sandbox={})
 
-
+# %% ../nbs/reference/predictions.ipynb #20d899d9
 def _write_timeline(clf, path, folder, progress):
-    "The files of one recording"
+    "The four files of one recording"
     import matplotlib.pyplot as plt
 
     from instruments_nbdev.answers import stretches
@@ -444,4 +447,5 @@ def write_timelines(
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         _write_timeline(clf, path, folder, progress)
-    print(f'{folder}: {len(paths)} timelines')
+    several = '' if len(paths) == 1 else 's'
+    print(f'{folder}: {len(paths)} timeline{several}')

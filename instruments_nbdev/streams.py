@@ -17,7 +17,7 @@ from .formats import sound_file
 # %% ../nbs/reference/streams.ipynb #0779793f
 RATES = (1000, 768_000)  # Hz
 _MAX_CHANNELS = 32
-_BLOCK = 2**18  # samples of each channel
+_BLOCK = 2**18  # samples of each channel that are read at a time
 
 
 def check_rate(
@@ -39,11 +39,12 @@ def _check_header(file):
     if not lowest <= file.samplerate <= highest:
         raise SoundError(f'has a rate of {file.samplerate} Hz, outside {lowest} to {highest}')
 
-
+# %% ../nbs/reference/streams.ipynb #2dd7caa7
 class SoundStream:
     """The samples of a sound file as mono float32 blocks (T,), in about -1 to 1.
 
-    For a `with`; to be iterated once. `SoundError` lacks the name of the file.
+    It is opened by a `with`, and can be iterated over once. The sentences of `SoundError` leave out
+    the name of the file: the caller puts it in front.
     """
 
     def __init__(
@@ -66,14 +67,15 @@ class SoundStream:
 
     def __iter__(self):
         "Blocks at the rate `sr`, until the file ends"
-        rate, n = self._file.samplerate, 0
+        rate = self._file.samplerate
         resample = _unchanged
         if self.sr != rate:
             resample = soxr.ResampleStream(rate, self.sr, 1, dtype='float32').resample_chunk
+        n_read = 0
         for block in self._blocks():
-            n += len(block)
+            n_read += len(block)
             yield resample(block, last=False)
-        if not n:
+        if not n_read:
             raise SoundError('holds no samples')
         yield resample(np.zeros(0, 'float32'), last=True)
 
@@ -90,6 +92,7 @@ class SoundStream:
 
 
 def _unchanged(block, last):
+    "In place of `resample_chunk` where a file has the right rate already"
     return block
 
 # %% ../nbs/reference/streams.ipynb #f4c0fcd8
@@ -108,6 +111,7 @@ def as_int16(
 
 # %% ../nbs/reference/streams.ipynb #56390bfd
 def _joined(parts):
+    "Arrays behind each other as one; a single one is not copied"
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -125,22 +129,22 @@ def cut_windows(
     one_more = int(step > 1)  # n frames span n - 1 steps
     n_rows = window // step + one_more
     rows, first = None, 0  # what is kept of the recording, and the number of its first row
-    start, told, length = 0, -1, 0
+    start, last_start, length = 0, -1, 0  # of the next window, of the last one given; samples read
     for block in blocks:
         rows = block if rows is None else _joined([rows, block])
         length = (first + len(rows) - one_more) * step
         while start + window <= length:
             begin = start // step - first
             yield start, window, rows[begin : begin + n_rows].copy()
-            told = start
+            last_start = start
             start += hop
         # the last window ends with the recording, wherever that is: its rows are kept, too
         spare = min(start, length - window) // step - first
         if spare > 0:
             rows, first = rows[spare:], first + spare
-    if told < 0 and length < window:
+    if last_start < 0 and length < window:
         missing = np.full((n_rows - len(rows), *rows.shape[1:]), fill, rows.dtype)
         yield 0, length, np.concatenate([rows, missing])
-    elif length - window > told:
+    elif length - window > last_start:
         begin = (length - window) // step - first
         yield length - window, window, rows[begin : begin + n_rows].copy()

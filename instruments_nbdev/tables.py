@@ -78,7 +78,7 @@ class _Files:
             raise row.wrong('path', f'{row.path} is not one file: {a} or {b}')
         return found[0] if found else None
 
-
+# %% ../nbs/reference/tables.ipynb #34ecc738
 def _root_of(labels, data):
     "The folder in which the files of a table are looked for"
     if data:
@@ -119,20 +119,6 @@ def _check_link(row, path, root):
             raise row.wrong('path', f'{path} is a link that leads out of {root}')
 
 # %% ../nbs/reference/tables.ipynb #0e437704
-_SPLITS = dict(
-    train='train',
-    training='train',
-    valid='valid',
-    val='valid',
-    validation='valid',
-    dev='valid',
-    test='test',
-    testing='test',
-    eval='test',
-    evaluation='test',
-)
-
-
 def _label_splitter(rows):
     "What separates the labels of a cell, as a pattern, and a note where a comma does not"
     is_plural = plain_name(rows[0].names.get('label', 'label')) in PLURALS
@@ -157,7 +143,7 @@ def _labels_of(row, splitter):
             raise row.wrong('label', f'{ascii(label)} is no name of a class')
     return labels
 
-
+# %% ../nbs/reference/tables.ipynb #a37aa3ed
 def _seconds(row, column):
     "A place in a recording in seconds, None where the cell is empty"
     text = getattr(row, column)
@@ -179,6 +165,20 @@ def _part_of(row):
         what = 'is before' if end < (start or 0) else 'is the same as'
         raise row.wrong('end', f'{end:g} {what} the start, {start or 0:g}')
     return start or None, end
+
+
+_SPLITS = dict(
+    train='train',
+    training='train',
+    valid='valid',
+    val='valid',
+    validation='valid',
+    dev='valid',
+    test='test',
+    testing='test',
+    eval='test',
+    evaluation='test',
+)
 
 
 def _split_of(row):
@@ -240,7 +240,7 @@ def _item_of(rows, labels):
         _check_same(rows, column, 'item')
     return together, sum(len(own) for own in labels) - len(together)
 
-
+# %% ../nbs/reference/tables.ipynb #9a2a6be7
 def _check_kinds(rows, found):
     "DataError for sounds and photos in one table, and for places in a photo"
     first = {}
@@ -255,13 +255,13 @@ def _check_kinds(rows, found):
         why = f'{photo.path} is a photo, and {sound.path} ({sound.where}) is a sound'
         raise photo.wrong('path', f'{why}: one table for each')
 
-
+# %% ../nbs/reference/tables.ipynb #76db88b8
 def _items(rows, found, files):
     "The items of rows whose files are found, in the order of the table, and notes"
     splitter, notes = _label_splitter(rows)
     has = {column: any(getattr(row, column) for row in rows) for column in ('split', 'fold')}
     groups = _groups(rows, found)
-    members = {}  # of each item: its rows
+    members = {}  # (file, start, end) -> rows of this item
     for row, parts in zip(rows, found):
         members.setdefault((parts, *_part_of(row)), []).append(row)
     table, repeats, repeated = [], 0, None
@@ -338,7 +338,7 @@ def _cut_recording(path, parts, folder):
             made.append(str(target))
     return made, longer
 
-
+# %% ../nbs/reference/tables.ipynb #c2910c89
 def _is_readable(path):
     "Can a whole sound file be read?"
     try:
@@ -420,7 +420,7 @@ def table_items(
     notes += said + _not_named(found, files, labels)
     return items.drop(columns=['start', 'end']), notes
 
-
+# %% ../nbs/reference/tables.ipynb #bb287150
 def check_leaks(
     items: pd.DataFrame,  # of `table_items`
     column: str,  # 'split' or 'fold'

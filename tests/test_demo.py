@@ -1,9 +1,10 @@
-"""The page in a real browser, on a desk and on a phone, on a light page and on a dark one.
+"""The page in a real browser, on a desk and a phone, light and dark; and its answers to curl.
 
 Files go in by the file chooser, answers come out. Nothing is fetched from elsewhere, and nothing is
 left behind. `INSTRUMENTS_SHOTS` names a folder for pictures of the page.
 """
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -26,20 +27,16 @@ from instruments_nbdev.examples import EXAMPLES, RATE, example_file, vacuum_clea
 from instruments_nbdev.model import load_model, save_model
 
 pytest.importorskip('gradio', reason='no Gradio: pip install "instruments_nbdev[demo]"')
-api = pytest.importorskip(
-    'playwright.sync_api',
-    reason='no playwright, so no browser to try the page in: pip install playwright',
-)
+try:
+    from playwright import sync_api as api
+except ImportError:
+    api = None
 
 DATA = os.environ.get('INSTRUMENTS_DATA')  # conftest.py takes it away from all other tests
 SHOTS = os.environ.get('INSTRUMENTS_SHOTS')
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 CHROMIUM = next(filter(None, map(shutil.which, (os.environ.get('CHROMIUM', ''), *BROWSERS))), None)
-if not CHROMIUM:
-    pytest.skip(
-        'no Chromium to try the page in: install it, or name it in $CHROMIUM',
-        allow_module_level=True,
-    )
+CURL = shutil.which('curl')
 ARGS = (
     '--no-sandbox --disable-gpu --disable-quic --disable-background-networking '
     '--disable-component-update --disable-sync --no-first-run '
@@ -127,8 +124,101 @@ def test_no_file_but_those_of_the_page(address):
         urlopen(f'{address.rstrip("/")}/gradio_api/file={__file__}')
 
 
+# Programs: one address, asked by curl as the docs show it
+
+
+@pytest.fixture(scope='module')
+def curl(address, own):
+    "Asks for an answer by curl, in the folder of the files: (status, JSON)"
+    if not CURL:
+        pytest.skip('no curl to ask the page with: install it')
+
+    def ask(*forms, headers=(), at='answer'):
+        options = [option for form in forms for option in ('-F', form)]
+        options += [option for header in headers for option in ('-H', header)]
+        command = [CURL, '-sS', '-w', r'\n%{http_code}', *options, f'{address}{at}']
+        done = subprocess.run(
+            command, cwd=own.d, capture_output=True, text=True, check=True, timeout=WAIT / 1000
+        )
+        text, _, status = done.stdout.rpartition('\n')
+        return int(status), json.loads(text)
+
+    return ask
+
+
+def test_curl_a_short_sound(curl, own):
+    status, told = curl(f'file=@{own.clap.name}')
+    assert status == 200 and told['file'] == own.clap.name
+    assert (told['model'], told['state'], told['label']) == ('sounds', 'sure', 'thunderstorm')
+    assert told['headline'].startswith('thunderstorm (') and told['labels'] == ['thunderstorm']
+    assert {*told['probs']} == {*load_model('sounds').labels}
+    assert told['prob'] == max(told['probs'].values()) == told['probs']['thunderstorm']
+    assert (told['seconds'], told['segments']) == (5, [])
+
+
+def test_curl_a_long_sound(curl, own):
+    _, told = curl(f'file=@{own.mixed.name}')
+    assert told['state'] == 'mixed' and told['headline'].startswith('chirping birds, then ')
+    segments = told['segments']
+    assert [part['label'] for part in segments] == told['labels']
+    assert all(part['start'] < part['end'] and 0 < part['prob'] <= 1 for part in segments)
+    assert (segments[0]['start'], segments[-1]['end']) == (0, told['seconds'])
+
+
+def test_curl_a_photo_and_a_named_model(curl, own):
+    assert curl(f'file=@{own.drawn.name}')[1]['label'] == 'Xylophone'
+    assert curl(f'file=@{own.clap.name}', 'model=genres')[1]['model'] == 'genres'
+    _, told = curl(f'file=@{own.clap.name}', 'model=odd.safetensors')
+    assert told['model'] == 'odd.safetensors' and {*ODD} <= {*told['probs']}
+
+
+def test_curl_is_not_sure(curl, own):
+    _, told = curl(f'file=@{own.tone.name}')
+    assert told['state'] == 'unsure' and told['headline'].startswith('Not sure. Perhaps ')
+    assert told['labels'] == [] and told['label'] in told['probs']
+
+
+@pytest.mark.parametrize(
+    'forms, status, text',
+    [
+        (['file=@broken.wav'], 422, 'broken.wav cannot be read'),
+        (['file=@silence.wav'], 422, 'silence.wav is silent'),
+        (['file=@silence.wav', 'model=photos'], 422, 'photos takes photos'),
+        (['file=@silence.wav', 'model=nowhere'], 422, 'nowhere: no such model file'),
+        (['file=@large.wav'], 413, 'at most 50 MB'),
+        (['model=sounds'], 422, 'curl -F file=@dog.wav'),
+        (['file=@silence.wav', 'more=@silence.wav'], 400, 'Too many files'),
+    ],
+)
+def test_curl_and_what_cannot_be_answered(curl, forms, status, text):
+    found, told = curl(*forms)
+    assert found == status and [*told][-1] == 'error' and text in told['error'], told
+
+
+def test_only_this_machine_may_ask(curl, own, address):
+    for origin in ('http://elsewhere.invalid', 'http://127.0.0.1.elsewhere.invalid', 'null'):
+        status, told = curl(f'file=@{own.clap.name}', headers=[f'Origin: {origin}'])
+        assert (status, [*told]) == (403, ['error'])
+    assert curl(f'file=@{own.clap.name}', headers=[f'Origin: {address.strip("/")}'])[0] == 200
+
+
+def test_there_is_one_address_and_no_other(curl, address):
+    "Gradio's own API has no entries; what the page calls takes no file but one that was uploaded"
+    _, told = curl(at='gradio_api/info')
+    assert told == dict(named_endpoints={}, unnamed_endpoints={})
+    outside = dict(path=__file__, meta=dict(_type='gradio.FileData'))
+    body = json.dumps(dict(data=['', outside], fn_index=0)).encode()  # as the page itself asks
+    to = f'{address}gradio_api/run/predict'
+    with pytest.raises(HTTPError):
+        urlopen(Request(to, body, {'Content-Type': 'application/json'}), timeout=60)
+
+
 @pytest.fixture(scope='module')
 def chromium():
+    if not api:
+        pytest.skip('no playwright, so no browser to try the page in: pip install playwright')
+    if not CHROMIUM:
+        pytest.skip('no Chromium to try the page in: install it, or name it in $CHROMIUM')
     with api.sync_playwright() as p:
         b = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         yield b
