@@ -84,12 +84,16 @@ def _forward(clf, x):
     return clf.answer(x)
 
 
+def _clocks():
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def bound_race(
     model: str,  # of sounds: its name or file
     paths: list,  # clips, each of one window
-    n: int = 500,  # clips that are predicted in a round; `paths` are repeated
-    rounds: int = 4,
-) -> dict:  # `ratio`: of the rate that decoding and forward passes alone allow
+    n: int = 256,  # clips that are predicted in a round; `paths` are repeated
+    rounds: int = 8,
+) -> dict:  # `ratio` of the rate that decoding and network allow; `work`, by processor time
     "Prediction of many clips beside decoding alone and forward passes alone, on all cores"
     clf = load_model(model)
     sr, window = clf.recipe.data.store.arguments['sr'], clf.recipe.data.window
@@ -102,15 +106,17 @@ def bound_race(
         network=lambda: deque(in_order(partial(_forward, clf), batches), 0),
     )
     with torch_threads(cores()):
-        took = take_turns(ways, rounds)
-    each_round = zip(*took.values(), strict=True)
-    ratios = [(decoding + network) / engine for engine, decoding, network in each_round]
+        took = take_turns(ways, rounds, clock=_clocks)
+    each = {way: np.stack(seconds) / n for way, seconds in took.items()}  # (round, clock)
+    ratios = (each['decoding'] + each['network']) / each['engine']
+    ratio, work = np.median(ratios, 0).round(3).tolist()
     return dict(
         n=n * rounds,
         different=len(paths),
-        ratio=round(median(ratios), 3),
-        ratios=[round(ratio, 3) for ratio in ratios],
-        ms={way: round(1e3 * median(each) / n, 3) for way, each in took.items()},
+        ratio=ratio,
+        work=work,
+        ratios=ratios.round(3).tolist(),
+        ms={way: (1e3 * np.median(s, 0)).round(3).tolist() for way, s in each.items()},
     )
 
 # %% ../nbs/reference/prediction_races.ipynb #0712422e
@@ -149,7 +155,7 @@ def loop_race(
     model: str,  # the name or file of one that takes what EfficientAT's front end gives
     paths: list,  # clips
     n: int = 320,  # that the engine predicts in a round; `paths` are repeated
-    few: int = 50,  # that each loop predicts
+    few: int = 32,  # that each loop predicts
     rounds: int = 4,
 ) -> dict:  # `ratio`: how many times faster the engine is than the faster loop as people write it
     "Prediction of many clips beside loops that take one file at a time"
@@ -197,13 +203,13 @@ from instruments_nbdev.model import load_model
 model, path, warm = sys.argv[1:]
 clf = load_model(model)
 clf.timeline(warm)
-start = time.perf_counter()
+start = time.perf_counter(), time.process_time()
 windows = len(clf.timeline(path))
-seconds = time.perf_counter() - start
+cost = dict(seconds=time.perf_counter() - start[0], work=time.process_time() - start[1])
 about = Path('/proc/self/status')  # `ru_maxrss` counts the parent's memory, too
 status = about.read_text() if about.is_file() else 'VmHWM: 0'
 peak_mb = int(status.split('VmHWM:')[1].split()[0]) / 1024
-print(json.dumps(dict(seconds=seconds, windows=windows, peak_mb=peak_mb)))
+print(json.dumps(cost | dict(windows=windows, peak_mb=peak_mb)))
 """
 
 
@@ -216,7 +222,7 @@ def length_race(
     clips: list,  # that the recordings consist of
     minutes: tuple = (10, 180),  # of the short one and the long one
     rounds: int = 3,
-) -> dict:  # `ratio`: a minute of the long one over one of the short; `more_mb`: peak memory
+) -> dict:  # `ratio`: a minute of the long one over one of the short; `work`: processor time
     "A short and a long recording, each in fresh processes, in turns; the short one twice a round"
 
     def timeline(path):
@@ -230,15 +236,16 @@ def length_race(
         found = []
         for _ in range(rounds):
             found.append([timeline(path) for path in (short, long, short)])
-    ratios, recordings = [], []
-    for before, middle, after in found:
-        seconds = (before['seconds'] + after['seconds']) / 2  # before the long one and after it
-        ratios.append(middle['seconds'] / minutes[1] / (seconds / minutes[0]))
+    cost = np.array([[[turn['seconds'], turn['work']] for turn in turns] for turns in found])
+    before, middle, after = cost.swapaxes(0, 1)  # (round, clock) each
+    ratios = (middle / minutes[1]) / ((before + after) / 2 / minutes[0])
+    (ratio, work), recordings = np.median(ratios, 0).round(3).tolist(), []
     for m, *turns in zip(minutes, *found):  # the second time of the short one is left out
         recordings.append(dict(minutes=m) | pd.DataFrame(turns).median().round(2).to_dict())
     return dict(
-        ratio=round(median(ratios), 3),
-        ratios=[round(ratio, 3) for ratio in ratios],
+        ratio=ratio,
+        work=work,
+        ratios=ratios.round(3).tolist(),
         more_mb=round(recordings[1]['peak_mb'] - recordings[0]['peak_mb'], 1),
         recordings=recordings,
     )
@@ -247,8 +254,8 @@ def length_race(
 def worker_race(
     model: str,  # its name or file
     paths: list,  # sounds
-    n: int = 1024,  # of each table; `paths` are repeated
-    rounds: int = 3,
+    n: int = 512,  # of each table; `paths` are repeated
+    rounds: int = 2,
     cluster: bool = True,  # two workers of Dask, too?
 ) -> dict:  # rates, how many times faster than one thread, and the number of different tables
     "Tables of predictions by one thread, by two, and by two workers of a cluster, in turns"
