@@ -404,6 +404,21 @@ def _start_targets(ways):
     return [('g', *row) for row in rows]
 
 
+def _prediction_targets(record):
+    "Of the record of `prediction_races`"
+    bound, lengths = record['bound'], record['lengths']
+    hours = 'a minute of three hours beside one of ten minutes: '
+    differ = record['workers']['tables'] - 1 + (not record['killed']['same'])
+    rows = [
+        ('files predicted, of what decoding and network alone allow', '>= 0.85', bound['ratio']),
+        ('files predicted, times the faster loop over files', '>= 4', record['loops']['ratio']),
+        (hours + 'processor time', '<= 1.1', lengths['work']),
+        (hours + 'MB more', '<= 50', lengths['more_mb']),
+        ('tables by threads, workers or after kills that differ', '<= 0', differ),
+    ]
+    return [('h', *row) for row in rows]
+
+
 def _first_format(record, name):
     return next(iter(record[name]['formats'].values()))
 
@@ -431,6 +446,8 @@ def _claims(record):
         rows.append(('e', what, '<= 1.5', round(each[-1] / each[1], 2)))
     if 'startup' in record:
         rows += _start_targets(record['startup']['ways'])
+    if 'lengths' in record:
+        rows += _prediction_targets(record)
     return rows
 
 
@@ -440,7 +457,7 @@ def _is_met(target, measured):
 
 
 def targets(
-    record: dict,  # of `run_benchmarks`
+    record: dict,  # of `run_benchmarks`, and of `run_prediction_races` where it is merged in
 ) -> pd.DataFrame:  # what, target, measured, met
     "Each claim about speed beside what was measured"
     table = pd.DataFrame(_claims(record), columns=['', 'what', 'target', 'measured'])

@@ -32,7 +32,7 @@ ORDER = '''
     tracking weights mobilenet custom_cnn options probe transfer transfer_recipes
     irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid scoring irmas_held_out
     graphs export answer_pictures answers predictions training_setup app examples lessons
-    demo_html demo races costs startup benchmarks
+    demo_html demo races prediction_races costs startup benchmarks
 '''.split()
 
 
