@@ -267,7 +267,9 @@ def _answer_on_worker(model, lots):
 
     from instruments_nbdev.answers import open_model
     from instruments_nbdev.inference import answer_lots, rows_of_lot
+    from instruments_nbdev.jobs import keep_freed_memory
 
+    keep_freed_memory()
     clf = open_model(model)
     answers = answer_lots(clf, lots, workers=get_worker().state.nthreads)
     return [rows_of_lot(clf, lot) for lot in answers]
