@@ -254,8 +254,8 @@ def length_race(
 def worker_race(
     model: str,  # its name or file
     paths: list,  # sounds
-    n: int = 1024,  # of each table; `paths` are repeated
-    rounds: int = 3,
+    n: int = 768,  # of each table; `paths` are repeated
+    rounds: int = 2,
     cluster: bool = True,  # two workers of Dask, too?
 ) -> dict:  # rates, how many times faster than one thread, and the number of different tables
     "Tables of predictions by one thread, by two, and by two workers of a cluster, in turns"
