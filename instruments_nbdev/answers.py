@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_UPLOAD', 'SURE', 'kind_of', 'models_for', 'open_model', 'confidence_threshold', 'answer_table', 'whole_percent',
-           'say', 'stretches', 'heard_shares', 'say_over_time', 'Picture', 'Answer', 'answer']
+           'say', 'find_segments', 'heard_shares', 'say_over_time', 'Picture', 'Answer', 'answer']
 
 # %% ../nbs/reference/answers.ipynb #bfe7823c
 import math
@@ -178,7 +178,7 @@ def _runs(flags):
     return zip(np.flatnonzero(change == 1), np.flatnonzero(change == -1) - 1)
 
 
-def stretches(
+def find_segments(
     clf,  # a `Classifier` of sounds
     timeline,  # of its `timeline`
 ):
@@ -238,7 +238,7 @@ def _say_together(shares):
 
 
 def heard_shares(
-    heard,  # of `stretches`
+    heard,  # of `find_segments`
     seconds: float,  # the length of the whole sound
 ):
     "A Series: the share of the time in which each label is heard, by its name, largest first"
@@ -248,7 +248,7 @@ def heard_shares(
 
 def say_over_time(
     clf,  # a `Classifier` of sounds
-    heard,  # of `stretches`
+    heard,  # of `find_segments`
     shares,  # of `heard_shares`
 ) -> str:
     "What is heard in a long sound, in the order of time"
@@ -279,7 +279,7 @@ class Answer:
     model: str = ''  # which model answered
     seconds: float = 0.0  # the length of a sound
     table: object = field(default=None, repr=False)  # of `answer_table`
-    heard: object = field(default=None, repr=False)  # of `stretches`, for a long sound
+    heard: object = field(default=None, repr=False)  # of `find_segments`, for a long sound
     pictures: list = field(default_factory=list, repr=False)
 
 # %% ../nbs/reference/answers.ipynb #89180283
@@ -336,7 +336,7 @@ def _hear_over_time(clf, path, store):
     seconds = len(store[0]) / store.sr
     window = clf.recipe.data.window / store.sr
     timeline = clf.timeline(path, window / 4 if seconds <= _FINE else None)
-    heard = stretches(clf, timeline)
+    heard = find_segments(clf, timeline)
     shares = heard_shares(heard, seconds)
     table = answer_table(clf, predict_store(clf, store)[0])
     if len(heard):

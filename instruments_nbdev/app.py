@@ -555,7 +555,7 @@ def instruments_predict(
     csv: str = None,  # the same as --out
     json: bool = False,  # print lines of JSON, with all probabilities
     timeline: str = None,  # for sounds: folder for labels over time (CSV, Audacity, JAMS, picture)
-    jobs: int = 0,  # files at a time; 0: one a core
+    jobs: int = 0,  # threads; 0: one a core
     cluster: str = None,  # with --out: address of a Dask scheduler, whose workers do it
 ):
     "Labels of recordings or photos; exit status 1 when one of them could not be read"

@@ -185,16 +185,23 @@ def _with_recordings(report, recordings):
 
 def folds_record(
     runs: list,  # `Run`s of `irmas-mel`, each tested on the recordings of another fold
-    excerpts,  # a table of all excerpts: path, group
+    excerpts,  # a table of all excerpts: path, group, fold
 ) -> dict:
     "Figures of each run on its own fold, and of all their answers together"
     recordings = dict(zip(excerpts.path, excerpts.group, strict=True))
+    fold_of = dict(zip(excerpts.path, excerpts.fold, strict=True))
     reports = [_with_recordings(run.report_of('test'), recordings) for run in runs]
     rows = []
     for run, report in zip(runs, reports, strict=True):
         record = run.record
-        about = dict(seed=record['seed'], epochs=record['recipe']['epochs'], n=len(report.items))
-        about |= dict(seconds=record['seconds'], device=record['device'])
+        about = dict(
+            fold=int(fold_of[report.items.path[0]]),
+            seed=record['seed'],
+            epochs=record['recipe']['epochs'],
+            n=len(report.items),
+            seconds=record['seconds'],
+            device=record['device'],
+        )
         rows.append(about | dict(excerpts=_scores(report)))
     first = reports[0]
     together = Report(

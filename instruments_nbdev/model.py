@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from .evaluation import label_levels, temper
 from .files import replacing
-from .inference import answer_lots, file_lots, reader_of, rows_of_lot
+from .inference import answer_chunks, file_chunks, reader_of, rows_of_chunk
 from .labels import label_name
 from instruments_nbdev.model_files import (
     BLANK_DIGEST,
     FORMAT,
+    SCALE_SUFFIX,
     bundled,  # noqa: F401  (also found here)
     confidence_threshold_of,
     file_digest,
@@ -140,27 +141,27 @@ class MeanStdLinear(nn.Module):
 _FEW = 4096  # a weight with fewer numbers is not rounded
 
 
+_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6)
+
+
 def _rounded(value, bits):
     """A weight as whole numbers of some bits, and the scale of each output.
 
-    Of five scales for each output, from its largest weight down, the one with the least error.
+    The largest number stands for a share of an output's largest weight: of `_SHARES` the one with
+    the least error, although it may cut off some weights.
     """
     top = 2 ** (bits - 1) - 1
     flat = value.float().flatten(1)
     largest = flat.abs().amax(1, keepdim=True).clamp(min=1e-12)
-    best = None
-    for share in (1.0, 0.9, 0.8, 0.7, 0.6):
-        scale = largest * share / top
-        whole = (flat / scale).round().clamp(-top, top)
-        error = (whole * scale - flat).square().sum(1, keepdim=True)
-        if best is None:
-            best = [error, whole, scale]
-        else:
-            is_less = error < best[0]
-            found = (error, whole, scale)
-            best = [torch.where(is_less, new, old) for new, old in zip(found, best, strict=True)]
-    _, whole, scale = best
-    return whole.to(torch.int8).view_as(value), scale.flatten()
+
+    def whole_numbers(scale):
+        return (flat / scale).round().clamp(-top, top)
+
+    scales = [largest * share / top for share in _SHARES]
+    errors = [(whole_numbers(s) * s - flat).square().sum(1, keepdim=True) for s in scales]
+    best = torch.cat(errors, 1).argmin(1, keepdim=True)
+    scale = torch.cat(scales, 1).gather(1, best)
+    return whole_numbers(scale).to(torch.int8).view_as(value), scale.flatten()
 
 
 def _stored(name, value, half, bits):
@@ -170,7 +171,7 @@ def _stored(name, value, half, bits):
     if bits and value.ndim > 1 and value.numel() > _FEW:
         is_depthwise = value.ndim > 2 and value.shape[1] == 1  # few weights that matter much
         whole, scale = _rounded(value, 8 if is_depthwise else bits)
-        return [(name, whole), (f'{name}|scale', scale)]
+        return [(name, whole), (name + SCALE_SUFFIX, scale)]
     return [(name, value.half() if half else value)]
 
 
@@ -374,13 +375,13 @@ def predict_rows(
     progress: bool = False,
     workers: int = None,  # threads; None: one a core
 ):
-    "A dict a file, as it comes, in order: see `rows_of_lot`"
+    "A dict a file, as it comes, in order: see `rows_of_chunk`"
     paths = [str(path) for path in paths]
-    lots = answer_lots(self, file_lots(self, paths), workers=workers, progress=progress)
+    chunks = answer_chunks(self, file_chunks(self, paths), workers=workers, progress=progress)
     with tqdm(total=len(paths), disable=not progress, unit=' files', smoothing=0.05) as bar:
-        for lot in lots:
-            yield from rows_of_lot(self, lot)
-            bar.update(len(lot))
+        for chunk in chunks:
+            yield from rows_of_chunk(self, chunk)
+            bar.update(len(chunk))
 
 
 @patch
@@ -441,7 +442,7 @@ def timeline(
         raise TrainingError(f'{path}: a timeline is for sounds, and this model reads photos')
     sr = reader_of(self.recipe).sr
     samples = max(int((hop or 0) * sr), 0)
-    ((answers,),) = answer_lots(self, [[str(path)]], samples, progress=progress)
+    ((answers,),) = answer_chunks(self, [[str(path)]], samples, progress=progress)
     if answers.error:
         raise TrainingError(f'{path} {answers.error}')
     start, end, probs = answers.start / sr, answers.end / sr, answers.probs

@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 from collections import deque
+from functools import partial
 from importlib.util import find_spec
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -54,14 +55,14 @@ def find_files(
 # %% ../nbs/reference/predictions.ipynb #d90e498f
 def free_path(
     path,  # where something shall be written
-    suffix: str = '',  # such as '.csv'
-) -> Path:
-    "`path` with a suffix, or `path-2`, `path-3`, … when it is taken"
+    *suffixes: str,  # such as '.csv': of several files that will lie there
+) -> Path:  # without a suffix
+    "`path`, or `path-2`, `path-3`, … when a file of that name and one of the suffixes is there"
     for i in range(1, 10_000):
         number = f'-{i}' if i > 1 else ''
-        free = Path(f'{Path(path)}{number}{suffix}')
-        if not free.exists():
-            return free
+        free = f'{Path(path)}{number}'
+        if not any(Path(f'{free}{suffix}').exists() for suffix in suffixes or ['']):
+            return Path(free)
     raise DataError(f'{path}: ten thousand of them are there already')
 
 
@@ -188,20 +189,22 @@ class _Part:
         "Rows of before, as lists of text; a line that was not written to its end is none"
         if not self.path.is_file():
             return
-        with open(self.path, newline='', encoding='utf-8') as file:
+        # a kill may have cut the last letter in two; its line does not count
+        with open(self.path, newline='', encoding='utf-8', errors='replace') as file:
             if file.readline() != self.first_line:
                 return
             whole = file.read().rpartition('\n')[0]
         yield from csv_files.reader(io.StringIO(whole, newline=''))
 
-    def begin(self, lots):
-        "Rows of the lots that were finished before; the file then holds these and no others"
+    def begin(self, chunks):
+        "Rows of the chunks that were finished before; the file then holds these and no others"
         rows, kept = self._old_rows(), []
-        for lot in lots:
-            some = list(islice(rows, len(lot)))
-            if [row[0] for row in some if len(row) == len(self.columns)] != [_text(p) for p in lot]:
+        for chunk in chunks:
+            found = list(islice(rows, len(chunk)))
+            are_whole = all(len(row) == len(self.columns) for row in found)
+            if not are_whole or [row[0] for row in found] != [_text(path) for path in chunk]:
                 break
-            kept += some
+            kept += found
         with replacing(self.path) as temporary, self._open(temporary, 'w') as file:
             file.write(self.first_line)
             csv_files.writer(file, lineterminator='\n').writerows(kept)
@@ -210,11 +213,11 @@ class _Part:
     def _open(self, path, mode):
         return open(path, mode, newline='', encoding='utf-8')
 
-    def add(self, row_lots):
-        "Adds rows, a lot at a time, and gives them back"
+    def add(self, row_chunks):
+        "Adds rows, a chunk at a time, and gives them back"
         with naming(self.path), self._open(self.path, 'a') as file:
             writer = csv_files.writer(file, lineterminator='\n')
-            for rows in row_lots:
+            for rows in row_chunks:
                 writer.writerows(map(self.values, rows))
                 file.flush()
                 yield rows
@@ -258,33 +261,33 @@ def _write_parquet(file, columns, path):
             writer.write_table(pa.Table.from_pandas(some, schema, preserve_index=False))
 
 # %% ../nbs/reference/predictions.ipynb #716d2e99
-_TASK = 8  # lots that a worker of a cluster gets at a time
+_TASK = 8  # chunks that a worker of a cluster gets at a time
 
 
-def _answer_on_worker(model, lots):
-    "Rows of some lots, by the threads of a worker of a cluster"
+def _answer_on_worker(model, chunks):
+    "Rows of some chunks, by the threads of a worker of a cluster"
     from distributed import get_worker
 
     from instruments_nbdev.answers import open_model
-    from instruments_nbdev.inference import answer_lots, rows_of_lot
+    from instruments_nbdev.inference import answer_chunks, rows_of_chunk
     from instruments_nbdev.jobs import keep_freed_memory
 
     keep_freed_memory()
     clf = open_model(model)
-    answers = answer_lots(clf, lots, workers=get_worker().state.nthreads)
-    return [rows_of_lot(clf, lot) for lot in answers]
+    answers = answer_chunks(clf, chunks, workers=get_worker().state.nthreads)
+    return [rows_of_chunk(clf, chunk) for chunk in answers]
 
 
-def _rows_by_cluster(address, model, lots):
-    "Lists of rows of lots, in order, by the workers of a Dask scheduler"
+def _rows_by_cluster(address, model, chunks):
+    "Lists of rows of chunks, in order, by the workers of a Dask scheduler"
     from instruments_nbdev.jobs import cluster_client
 
     model = os.path.abspath(model) if os.path.exists(model) else model
     with cluster_client(address) as client:
-        waiting = deque()
+        waiting = deque()  # (chunks, the task that answers them)
         most = 3 * len(client.scheduler_info(n_workers=-1)['workers'])
-        for some in chunked(lots, _TASK):
-            absolute = [[os.path.abspath(path) for path in lot] for lot in some]
+        for some in chunked(chunks, _TASK):
+            absolute = [[os.path.abspath(path) for path in chunk] for chunk in some]
             task = client.submit(_answer_on_worker, model, absolute, pure=False, retries=2)
             waiting.append((some, task))
             if len(waiting) >= most:
@@ -293,38 +296,46 @@ def _rows_by_cluster(address, model, lots):
             yield from _named(*waiting.popleft())
 
 
-def _named(lots, task):
+def _named(chunks, task):
     "The rows of a task, with the names that were given"
-    for lot, rows in zip(lots, task.result(), strict=True):
-        yield [row | dict(path=path) for path, row in zip(lot, rows, strict=True)]
+    for chunk, rows in zip(chunks, task.result(), strict=True):
+        yield [row | dict(path=path) for path, row in zip(chunk, rows, strict=True)]
 
 # %% ../nbs/reference/predictions.ipynb #f9b647dc
-def _row_lots(clf, lots, jobs, cluster, model, progress):
-    "Lists of rows of lots, in order, by this machine or by a cluster"
-    from instruments_nbdev.inference import answer_lots, rows_of_lot
+def _row_chunks(clf, chunks, jobs, cluster, model, progress):
+    "Lists of rows of chunks, in order, by this machine or by a cluster"
+    from instruments_nbdev.inference import answer_chunks, rows_of_chunk
 
     if cluster:
-        return _rows_by_cluster(cluster, model, lots)
-    answers = answer_lots(clf, lots, workers=jobs, progress=progress)
-    return (rows_of_lot(clf, lot) for lot in answers)
+        return _rows_by_cluster(cluster, model, chunks)
+    answers = answer_chunks(clf, chunks, workers=jobs, progress=progress)
+    return (rows_of_chunk(clf, chunk) for chunk in answers)
 
 
-def _write_part(part, clf, lots, way, progress):
-    "Writes all rows of the lots, going on where a part ends; gives the files that could be read"
-    kept = part.begin(lots)
+def _write_part(part, chunks, answer, progress):
+    "Writes all rows of the chunks, going on where a part ends; gives the files that could be read"
+    kept = part.begin(chunks)
     good = [row[0] for row in kept if not row[-1]]
-    done, n = 0, 0
-    while n < len(kept):
-        n += len(lots[done])
-        done += 1
     if kept:
         print(f'{part.path}: going on after {len(kept)} files', file=sys.stderr)
-    row_lots = _row_lots(clf, lots[done:], *way, progress)
-    total = sum(map(len, lots))
-    with tqdm(total=total, initial=len(kept), disable=not progress, unit=' files') as bar:
-        for rows in part.add(row_lots):
+    ends = list(accumulate(map(len, chunks), initial=0))  # files before each chunk, and of all
+    left = chunks[ends.index(len(kept)) :]
+    with tqdm(total=ends[-1], initial=len(kept), disable=not progress, unit=' files') as bar:
+        for rows in part.add(answer(left)):
             good += [row['path'] for row in rows if not row['error']]
             bar.update(len(rows))
+    return good
+
+
+def _write_device(path, part, row_chunks):
+    "Writes all rows to a pipe or a device; gives the files that could be read"
+    good = []
+    with naming(path), open(path, 'w', newline='', encoding='utf-8') as file:
+        writer = csv_files.writer(file, lineterminator='\n')
+        writer.writerow(part.columns)
+        for rows in row_chunks:
+            writer.writerows(map(part.values, rows))
+            good += [row['path'] for row in rows if not row['error']]
     return good
 
 # %% ../nbs/reference/predictions.ipynb #b1d8fa17
@@ -338,24 +349,20 @@ def write_predictions(
     cluster: str = None,  # address of a Dask scheduler, whose workers do it instead
 ) -> list:
     "Writes a table of predictions, or goes on with it; gives the files that could be read"
-    from instruments_nbdev.inference import file_lots
+    from instruments_nbdev.inference import file_chunks
 
-    path, way = Path(path), (jobs, cluster, model)
-    lots = list(file_lots(clf, [str(file) for file in files]))
+    path = Path(path)
+    chunks = list(file_chunks(clf, [str(file) for file in files]))
     part = _Part(path, clf, _key_of(model))
+    how = dict(jobs=jobs, cluster=cluster, model=model, progress=progress)
+    answer = partial(_row_chunks, clf, **how)
     if path.exists() and not path.is_file():
-        with naming(path), open(path, 'w', newline='', encoding='utf-8') as file:
-            writer = csv_files.writer(file, lineterminator='\n')
-            writer.writerow(part.columns)
-            good = []
-            for rows in _row_lots(clf, lots, *way, progress):
-                writer.writerows(map(part.values, rows))
-                good += [row['path'] for row in rows if not row['error']]
+        good = _write_device(path, part, answer(chunks))
     else:
         lock = FileLock(f'{part.path}.lock', timeout=0)
         try:
             with naming(part.path), lock:
-                good = _write_part(part, clf, lots, way, progress)
+                good = _write_part(part, chunks, answer, progress)
                 part.finish(path)
         except Timeout:
             raise DataError(f'{path}: another run is writing this table') from None
@@ -372,7 +379,7 @@ def _key_of(model):
 
 # %% ../nbs/reference/predictions.ipynb #9cb2add6
 def audacity_labels(
-    segments,  # a table with start, end (seconds) and label, as `stretches` gives it
+    segments,  # a table with start, end (seconds) and label, as `find_segments` gives it
 ) -> str:
     "Segments as a label track for Audacity: a line each, with tabs between"
     lines = [f'{row.start:.3f}\t{row.end:.3f}\t{row.label}\n' for row in segments.itertuples()]
@@ -422,19 +429,19 @@ def _write_timeline(clf, path, folder, progress):
     "The four files of one recording"
     import matplotlib.pyplot as plt
 
-    from instruments_nbdev.answers import stretches
+    from instruments_nbdev.answers import find_segments
     from instruments_nbdev.model import show_timeline
 
     windows = clf.timeline(path, progress=progress)
-    segments = stretches(clf, windows).drop(columns='name')[['start', 'end', 'label', 'prob']]
-    file = free_path(folder / Path(path).stem, '.csv')
-    write_csv(segments.round(4), file)
-    with replacing(file.with_suffix('.txt')) as temporary:
+    segments = find_segments(clf, windows).drop(columns='name')[['start', 'end', 'label', 'prob']]
+    name = free_path(folder / Path(path).stem, '.csv', '.txt', '.jams', '.png')
+    write_csv(segments.round(4), f'{name}.csv')
+    with replacing(f'{name}.txt') as temporary:
         temporary.write_text(audacity_labels(segments), encoding='utf-8')
     told = jams_file(segments, windows.end.max(), Path(path).stem, clf.recipe.name)
-    write_json(file.with_suffix('.jams'), told)
+    write_json(f'{name}.jams', told)
     figure = show_timeline(windows).figure
-    with replacing(file.with_suffix('.png')) as temporary:
+    with replacing(f'{name}.png') as temporary:
         figure.savefig(temporary, format='png', dpi=110, bbox_inches='tight')
     plt.close(figure)
 
