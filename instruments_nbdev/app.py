@@ -24,10 +24,10 @@ from .labels import label_name
 from .model_files import describe_model
 from instruments_nbdev.predictions import (
     answer_stream,
+    check_table,
     find_files,
     free_path,
     is_long,
-    need_parquet,
     print_predictions,
     write_predictions,
     write_timelines,
@@ -96,6 +96,8 @@ def command(f):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')  # odd file names
+        if hasattr(sys.stdin, 'reconfigure'):
+            sys.stdin.reconfigure(errors='surrogateescape')  # as Python reads names of files
         try:
             return f(*args, **kwargs)
         except (DataError, ItemError, TrainingError) as e:
@@ -217,7 +219,8 @@ def _own_items(root, labels):
     from instruments_nbdev.folders import folder_items, left_out
 
     items = folder_items(root)
-    return items, list(filter(None, [left_out(root, items)]))
+    rest = left_out(root, items)
+    return items, [rest] if rest else []
 
 
 def _own_data(root, labels, make, look):
@@ -529,22 +532,23 @@ def instruments_grid(
         _show_winner(out, items)
 
 # %% ../nbs/reference/app.ipynb #2fd59f8a
-def _check_predict(described, model, csv, out, timeline, cluster, streamed):
-    "The table to write, if any; DataError for arguments that do not go together"
-    if csv and out:
-        raise DataError('--csv and --out name the same table: give one of them')
-    table = out or csv
+def _check_predict(described, model, table, json, timeline, jobs, cluster, streamed):
+    "DataError for arguments that do not go together"
     if table:
         _check_writable(table)
-        if table.endswith('.parquet'):
-            need_parquet()
+        check_table(table)
+    if table and json:
+        raise DataError('--json and --out do not go together: lines, or a table')
+    if jobs and cluster:
+        raise DataError('--jobs and --cluster do not go together: the workers have their threads')
     if timeline and not described['recipe'].get('window', 1):
         raise DataError(f'--timeline is for sounds, and {model} reads photos')
+    if timeline and Path(timeline).exists() and not Path(timeline).is_dir():
+        raise DataError(f'--timeline {timeline}: not a folder')
     if cluster and not table:
         raise DataError('--cluster needs --out: the table that the workers fill')
     if timeline and streamed:
         raise DataError('--timeline does not go with -: name the files')
-    return table
 
 
 @command
@@ -563,9 +567,16 @@ def instruments_predict(
     paths = [paths] if isinstance(paths, str) else paths
     described = describe_model(model)
     streamed = paths == ['-']
-    table = _check_predict(described, model, csv, out, timeline, cluster, streamed)
+    if '-' in paths and not streamed:
+        raise DataError('-: names come from standard input or as arguments, not both')
+    if csv and out:
+        raise DataError('--csv and --out name the same table: give one of them')
+    table = out or csv
+    _check_predict(described, model, table, json, timeline, jobs, cluster, streamed)
     if streamed and table:
-        files = sys.stdin.read().splitlines()
+        files = [name for name in sys.stdin.read().splitlines() if name]
+        if not files:
+            raise DataError('-: no names came on standard input')
     else:
         files = [] if streamed else find_files(paths)
     if described.get('summary', {}).get('synthetic'):
@@ -579,10 +590,12 @@ def instruments_predict(
         good = write_predictions(clf, files, table, progress, model, jobs, cluster)
     elif streamed:
         good, n = answer_stream(clf, sys.stdin, json, jobs)
+        if not n:
+            raise DataError('-: no names came on standard input')
         return int(len(good) < n)
     else:
         good = print_predictions(clf, files, progress, json, jobs)
-    if timeline:
+    if timeline and good:
         write_timelines(clf, good, Path(timeline), progress)
     return int(len(good) < len(files))
 

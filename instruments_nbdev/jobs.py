@@ -78,6 +78,8 @@ def cluster_client(
     except ImportError:
         why = 'a cluster needs Dask: pip install "instruments_nbdev[cluster]"'
         raise TrainingError(why) from None
+    if ':' not in address:  # Dask would say so, and then warn for ten seconds
+        raise TrainingError(f'{address}: no address of a Dask scheduler, such as tcp://host:8786')
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .files import DataError
+from .files import DataError, printable
 from .folders import first_few
 
 # %% ../nbs/reference/label_rows.ipynb #35e617e3
@@ -223,7 +223,7 @@ def _folder_rows(folder):
     rows, notes, others = [], [], []
     for file in _text_files(folder):
         if not _is_track(_start_of(file)):
-            others.append(str(file.relative_to(folder)))
+            others.append(printable(file.relative_to(folder)))
             continue
         text, said = _read_text(file)
         rows += _track_rows(text, file, str(file.relative_to(folder).with_suffix('')))
@@ -231,7 +231,7 @@ def _folder_rows(folder):
     if not rows:
         raise DataError(
             f'{folder} holds no label tracks: text files with lines of start, end and label, '
-            'with tabs between; for a folder of class folders there is no --labels'
+            'with tabs between; a folder of class folders is given without --labels'
         )
     if others:
         notes.append(f'left out: {first_few(others)}, no label track')

@@ -345,7 +345,8 @@ def run_prediction_races(
     only: str = '',  # names of measurements with commas between them; default: all
 ) -> dict:  # the record
     "Makes measurements, one after the other, and puts each into the record"
-    names, out = only.split(',') if only else list(MEASUREMENTS), Path(out)
+    names = only.split(',') if only else list(MEASUREMENTS)
+    out = Path(out)
     for name in names:
         if name not in MEASUREMENTS:
             raise DataError(f'no measurement {name!r}: choose among {", ".join(MEASUREMENTS)}')

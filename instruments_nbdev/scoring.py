@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .evaluation import Report, as_list, label_levels
-from .files import PHOTOS, SOUNDS, DataError, printable, walk, write_csv
+from .files import PHOTOS, SOUNDS, DataError, counted, printable, walk, write_csv
 from .folders import first_few, folder_items, left_out
 from .irmas_labels import merged
 from .label_rows import has_tracks, table_cells
@@ -73,7 +73,8 @@ def labelled_clips(
                 f'{files[0].with_suffix(".txt").name}, nor a folder for each label'
             )
         items = folder_items(root, SOUNDS, strict=False)
-        return items.assign(label=items.label.map(as_list))[['path', 'label', 'group']]
+        items = items.assign(label=items.label.map(as_list))
+        return items[[c for c in ('path', 'label', 'group', 'split') if c in items]]
     rows = [(str(file), _text_labels(file), _song_of(file)) for file in files]
     return pd.DataFrame(rows, columns=['path', 'label', 'group'])
 
@@ -94,7 +95,7 @@ def _from_folder(root, photos, split):
 def _of_split(items, split, where):
     "The items of one part of a split, None for all, and notes"
     if split is None:
-        n_train = int((items.get('split', items.label) == 'train').sum())
+        n_train = int((items.split == 'train').sum()) if 'split' in items else 0
         if n_train in (0, len(items)):
             return items, []
         return items, [
@@ -188,10 +189,6 @@ def _check_map(known, table_labels):
     return [f'--map: no item has the label {first_few(unused)}'] if unused else []
 
 
-def _count(n, what):
-    return f'{n} {what}' if n == 1 else f'{n} {what}s'
-
-
 def with_known_labels(
     items,  # of `labelled_items`
     labels: list,  # of the model
@@ -209,8 +206,8 @@ def with_known_labels(
     if unknown:
         is_unknown = items.label.map(lambda own: any(label in unknown for label in own))
         partly = int((is_unknown & kept).sum())
-        also = f', {_count(partly, "item")} without it' if partly else ''
-        out = _count(int((~kept).sum()), 'item')
+        also = f', {counted(partly, "item")} without it' if partly else ''
+        out = counted(int((~kept).sum()), 'item')
         notes.append(f'the model has no label {first_few(unknown, 12)}: {out} left out{also}')
     return items.assign(label=found)[kept].reset_index(drop=True), notes
 
@@ -403,18 +400,18 @@ def count_items(
     "How many items there are, of how many groups, and what the bootstrap draws"
     n, groups = len(report.items), report.items.group.nunique()
     item, group = ('photo', 'group') if _are_photos(report.items) else ('clip', 'recording')
-    counted = _count(n, item)
+    n_items = counted(n, item)
     if groups == n:
-        return counted, f'{item}s'
-    return f'{counted} of {_count(groups, group)}', f'{group}s'
+        return n_items, f'{item}s'
+    return f'{n_items} of {counted(groups, group)}', f'{group}s'
 
 
 def tell_scores(
     report: Report,  # of `answer_clips`
 ) -> str:
     "The scores of labelled clips as lines of text"
-    counted, drawn = count_items(report)
-    lines = [f'{counted}; 95 % intervals by bootstrap over {drawn}']
+    n_items, drawn = count_items(report)
+    lines = [f'{n_items}; 95 % intervals by bootstrap over {drawn}']
     versions = {'one label each': report} if has_one_label(report) else _versions_of(report)
     for title, version in versions.items():
         lines += ['', f'{title:<18}{"":>8}{"95 %":>15}{"constant":>11}']
@@ -455,7 +452,7 @@ def write_scores(
     from instruments_nbdev.report import percent, write_evaluation  # imported here: draws
 
     scores = clip_scores(report)
-    counted, drawn = count_items(report)
+    n_items, drawn = count_items(report)
     right = scores.loc['accuracy']
     interval = f'{percent(right.low)} to {percent(right.high)}'
     return write_evaluation(
@@ -464,7 +461,7 @@ def write_scores(
         _plain_labels(report),
         title=title,
         headline=f'{percent(right.value)} right on {Path(where).name}',
-        beside=f'{counted}, 95 % interval {interval} by bootstrap over {drawn}. Always giving the '
+        beside=f'{n_items}, 95 % interval {interval} by bootstrap over {drawn}. Always giving the '
         f'most frequent class would be right for {percent(right.constant)}.',
         table=scores.rename(index=METRICS, columns=dict(constant='baseline')),
         notes=notes,

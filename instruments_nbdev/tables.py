@@ -16,8 +16,19 @@ from unicodedata import normalize
 import pandas as pd
 import soundfile as sf
 
-from .files import PHOTOS, SOUNDS, DataError, cache_folder, replacing
+from instruments_nbdev.files import (
+    PHOTOS,
+    SOUNDS,
+    DataError,
+    SoundError,
+    cache_folder,
+    counted,
+    printable,
+    replacing,
+    walk,
+)
 from .folders import first_few
+from .formats import ffmpeg_format, sound_file
 from .label_rows import PLURALS, label_rows, plain_name
 
 # %% ../nbs/reference/tables.ipynb #3c277ed5
@@ -38,15 +49,10 @@ class _Files:
         self.root = Path(root)
         self.paths = {}  # parts of the name below the folder -> path
         self.by_stem = {}  # last part without extension -> parts
-        for folder, inner, names in os.walk(root):
-            inner[:] = sorted(name for name in inner if name[0] != '.')
-            for name in sorted(names):
-                if name[0] == '.' or os.path.splitext(name)[1].lower() not in _EXTS:
-                    continue
-                path = Path(folder, name)
-                parts = PurePosixPath(normalize('NFC', path.relative_to(root).as_posix())).parts
-                self.paths[parts] = path
-                self.by_stem.setdefault(_stem(parts[-1]), []).append(parts)
+        for path in map(Path, walk(root, _EXTS, only_files=False)):
+            parts = PurePosixPath(normalize('NFC', path.relative_to(root).as_posix())).parts
+            self.paths[parts] = path
+            self.by_stem.setdefault(_stem(parts[-1]), []).append(parts)
 
     def _parts(self, row, folder):
         "The parts of the name that a row gives, from the folder of the files on"
@@ -58,7 +64,7 @@ class _Files:
         root = os.path.realpath(self.root)
         real = os.path.realpath(Path(os.path.realpath(folder), name))
         if not Path(real).is_relative_to(root):
-            why = f'{row.path} lies outside of {self.root}: --data names the folder of the files'
+            why = f'{row.path} lies outside of {self.root}, the folder of the files'
             raise row.wrong('path', why)
         return Path(real).relative_to(root).parts
 
@@ -104,7 +110,7 @@ def _find_all(rows, files, folder):
     lost = [row for row, parts in zip(rows, found) if parts is None]
     if lost:
         more = f', nor are those of {len(lost) - 1} more rows' if len(lost) > 1 else ''
-        where = f'below {files.root} (--data names another folder)'
+        where = f'below {files.root} (is that the folder of the files?)'
         raise lost[0].wrong('path', f'{lost[0].path} is not there, {where}{more}')
     for row, parts in zip(rows, found):
         _check_link(row, files.paths[parts], files.root)
@@ -119,10 +125,14 @@ def _check_link(row, path, root):
             raise row.wrong('path', f'{path} is a link that leads out of {root}')
 
 # %% ../nbs/reference/tables.ipynb #0e437704
+_PRINTED_LIST = re.compile(r'\[.*\]', re.DOTALL)  # as Python prints a list
+
+
 def _label_splitter(rows):
     "What separates the labels of a cell, as a pattern, and a note where a comma does not"
     is_plural = plain_name(rows[0].names.get('label', 'label')) in PLURALS
-    with_blank = next((row.label for row in rows if ', ' in row.label), None)
+    cells = [row.label for row in rows if not _PRINTED_LIST.fullmatch(row.label)]
+    with_blank = next((cell for cell in cells if ', ' in cell), None)
     if is_plural or with_blank is None:
         return '[|;,]', []
     note = f'{with_blank!r} is taken as one label: between several stands | or ;'
@@ -132,8 +142,8 @@ def _label_splitter(rows):
 def _labels_of(row, splitter):
     "The labels of a row; DataError where there is none"
     cell = row.label
-    if cell[:1] == '[' and cell[-1:] == ']':  # as a list is printed
-        cell = ','.join(part.strip(' \'"') for part in cell[1:-1].split(','))
+    if _PRINTED_LIST.fullmatch(cell):
+        cell = '|'.join(part.strip(' \'"') for part in cell[1:-1].split(','))
     labels = [normalize('NFC', part.strip()) for part in re.split(splitter, cell)]
     labels = [label for label in labels if label]
     if not labels:
@@ -199,11 +209,6 @@ def _fold_of(row):
     return int(digits[1])
 
 # %% ../nbs/reference/tables.ipynb #1a222321
-def _count(n, what):
-    "For instance '2 parts'"
-    return f'{n} {what}' if n == 1 else f'{n} {what}s'
-
-
 def _check_same(rows, column, what):
     "DataError where rows of one item, or of one recording, contradict each other"
     first = rows[0]
@@ -268,7 +273,9 @@ def _items(rows, found, files):
     for (parts, start, end), own in members.items():
         labels, more = _item_of(own, [_labels_of(row, splitter) for row in own])
         if more:
-            repeats, repeated = repeats + more, repeated or own[-1]
+            repeats += more
+            if repeated is None:
+                repeated = own[-1]
         item = dict(path=str(files.paths[parts]), label=labels, group=groups[parts])
         if has['split']:
             item['split'] = _split_of(own[0])
@@ -276,7 +283,7 @@ def _items(rows, found, files):
             item['fold'] = _fold_of(own[0])
         table.append(item | dict(start=start, end=end, line=own[0].where))
     if repeats:
-        n = _count(repeats, 'label')
+        n = counted(repeats, 'label')
         notes.append(f'{n} given twice for the same item, as in {repeated.where}')
     items = pd.DataFrame(table).astype({'start': float, 'end': float})
     if (items.label.map(len) == 1).all():
@@ -316,11 +323,30 @@ def _write_part(file, start, end, target):
             left -= len(x)
 
 
+def _seekable(path, folder):
+    "The recording itself, or as FLAC what FFmpeg decodes of it: its places can be found at once"
+    with open(path, 'rb') as file:
+        if not ffmpeg_format(file.read(4096)):
+            return path
+    target = folder / 'whole.flac'
+    if target.is_file():
+        return target
+    try:
+        with sound_file(path) as sound, replacing(target) as temporary:
+            how = dict(channels=sound.channels, subtype='PCM_16', format='FLAC')
+            with sf.SoundFile(temporary, 'w', sound.samplerate, **how) as whole:
+                while len(x := sound.read(2**18, dtype='float32', always_2d=True)):
+                    whole.write(x)
+    except SoundError as e:
+        raise DataError(f'{path} {e}') from None
+    return target
+
+
 def _cut_recording(path, parts, folder):
     "The files of the parts of a recording, and which parts were longer than it"
     made, longer = [], []
-    with sf.SoundFile(path) as file:
-        folder = _folder_for(path, folder)
+    folder = _folder_for(path, folder)
+    with sf.SoundFile(_seekable(path, folder)) as file:
         stem = Path(path).stem.encode()[:80].decode(errors='ignore')
         seconds = len(file) / file.samplerate
         for item in parts:
@@ -374,9 +400,9 @@ def cut_parts(
         path[parts.index] = made
         longer += cut_short
     n_recordings = items.path[is_part].nunique()
-    notes = [f'{_count(is_part.sum(), "part")} of {_count(n_recordings, "recording")}']
+    notes = [f'{counted(is_part.sum(), "part")} of {counted(n_recordings, "recording")}']
     if longer:
-        n = _count(len(longer), 'part')
+        n = counted(len(longer), 'part')
         notes.append(f'{n} cut at the end of the recording, earlier than {longer[0].line} says')
     return items.assign(path=path), notes
 
@@ -387,13 +413,13 @@ def _not_named(found, files, labels):
     exts, kind = (PHOTOS, 'photo') if kinds == {True} else (SOUNDS, 'sound')
     used = set(found)
     rest = [
-        '/'.join(parts)
+        printable('/'.join(parts))
         for parts in files.paths
         if parts not in used and os.path.splitext(parts[-1])[1].lower() in exts
     ]
     if not rest:
         return []
-    return [f'left out: {_count(len(rest), kind)} not in {labels} ({first_few(rest)})']
+    return [f'left out: {counted(len(rest), kind)} not in {labels} ({first_few(rest)})']
 
 
 def table_items(

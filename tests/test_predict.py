@@ -1,6 +1,7 @@
 """Answers by the thousand: tables that are killed and go on, pipes, clusters; always one table."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import torch
 from filelock import FileLock
 
 from instruments_nbdev.app import instruments_predict
+from instruments_nbdev.files import DataError
 from instruments_nbdev.model import Classifier, load_model, save_model
-from instruments_nbdev.predictions import write_predictions
+from instruments_nbdev.model_files import describe_model
+from instruments_nbdev.predictions import check_table, write_predictions, write_timelines
 from instruments_nbdev.recipes import TrainingError
 from processes import as_script, end, start
 from test_cluster import cluster  # noqa: F401 (a fixture)
@@ -161,11 +164,58 @@ def test_two_runs_do_not_write_one_table(model, archive, tmp_path):
     assert not table.exists()
 
 
-def test_arguments(model, archive, capsys):
+def test_a_name_that_is_not_utf8(model, archive):
+    "It gets its line, and the pipe goes on"
+    names = b'\xff.wav\n' + str(archive / '000.wav').encode() + b'\n'
+    strict = os.environ | dict(PYTHONIOENCODING='utf-8:strict')
+    done = subprocess.run(
+        [*COMMAND, model, '-'], input=names, capture_output=True, env=strict, timeout=120
+    )
+    assert (
+        done.returncode == 1 and done.stdout.count(b'\n') == 2 and b'Traceback' not in done.stderr
+    )
+
+
+def test_a_letter_cut_in_two(model, archive, unbroken, tmp_path):
+    "A kill in the middle of a letter of two bytes"
+    table = tmp_path / 'table.csv'
+    clf = load_model(model)
+    lines = [line.split(b',')[0].decode() for line in unbroken.splitlines()[1:]]
+    with pytest.raises(DataError, match='.csv or .parquet'):
+        check_table(tmp_path / 'table.xls')
+    write_predictions(clf, lines[:20], table, False, model)
+    digest = describe_model(model)['digest']
+    facts = dict(unfinished=True, model=digest, columns=['path', 'label', 'prob', 'error'])
+    first_line = json.dumps(facts).encode() + b'\n'
+    rows = table.read_bytes().split(b'\n', 1)[1].splitlines(keepends=True)
+    torn = first_line + b''.join(rows[:17]) + 'ä'.encode()[:1]
+    Path(f'{table}.part').write_bytes(torn)
+    whole = table.read_bytes()
+    write_predictions(clf, lines[:20], table, False, model)
+    assert table.read_bytes() == whole
+
+
+def test_labels_beside_a_sound_are_not_overwritten(model, archive, tmp_path):
+    sound = tmp_path / 'song.wav'
+    sound.write_bytes((archive / '000.wav').read_bytes())
+    sound.with_suffix('.txt').write_text('pia')
+    write_timelines(load_model(model), [str(sound)], tmp_path)
+    assert sound.with_suffix('.txt').read_text() == 'pia'
+    assert (tmp_path / 'song-2.txt').exists() and not (tmp_path / 'song.csv').exists()
+
+
+def test_arguments(model, archive, tmp_path, capsys):
+    empty = tmp_path / 'empty'
+    empty.mkdir()
     for args, reason in [
         (dict(paths=[str(archive)], csv='a.csv', out='b.csv'), 'the same table'),
         (dict(paths=[str(archive)], cluster='tcp://x'), '--cluster needs --out'),
         (dict(paths=['-'], timeline='times'), '--timeline does not go with -'),
+        (dict(paths=['-', 'a.wav']), '-: names come from standard input or as arguments'),
+        (dict(paths=[str(archive)], out='a.xls'), 'a.xls: the name of a table ends in'),
+        (dict(paths=[str(archive)], out='a.csv', json=True), '--json and --out'),
+        (dict(paths=[str(archive)], timeline=model), 'not a folder'),
+        (dict(paths=[str(empty)]), 'holds no sounds or photos'),
         (dict(paths=[str(archive)], jobs='many'), '--jobs must be a whole number'),
     ]:
         with pytest.raises(SystemExit):

@@ -6,6 +6,7 @@ What a table may say, and every sentence about what is wrong with one, is tested
 
 import csv
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ import soundfile as sf
 from instruments_nbdev.app import instruments_data, instruments_evaluate, instruments_train
 from instruments_nbdev.custom_cnn import CustomCNN
 from instruments_nbdev.data import esc50, instruments30
+from instruments_nbdev.formats import ffmpeg_path
 from instruments_nbdev.photo_transforms import Photo
 from instruments_nbdev.recipes import RECIPES, Part, Recipe
 from instruments_nbdev.runs import Run
 from instruments_nbdev.storage import photo_store
 from instruments_nbdev.synthesis import synthesize
+from instruments_nbdev.tables import table_items
 
 CLASSES = ('dog', 'cat', 'church_bells')
 
@@ -295,3 +298,18 @@ def test_what_does_not_fit(photos, clips, model, tmp_path, capsys):
             call()
         said = capsys.readouterr().err
         assert e.value.code == 2 and why in said and said.count('\n') == 1, said
+
+
+def test_parts_of_what_only_ffmpeg_reads(tmp_path):
+    "They are cut, too, and not the whole recording twice"
+    ffmpeg = ffmpeg_path()
+    if not ffmpeg:
+        pytest.skip('pip install "instruments_nbdev[formats]"')
+    sf.write(tmp_path / 'x.wav', np.sin(np.arange(80_000) / 9) * 0.3, 8000)
+    call = [ffmpeg, '-loglevel', 'error', '-i', str(tmp_path / 'x.wav'), str(tmp_path / 'x.m4a')]
+    subprocess.run(call, check=True, stdin=subprocess.DEVNULL)
+    (tmp_path / 'x.wav').unlink()
+    (tmp_path / 't.csv').write_text('path,label,start,end\nx.m4a,dog,0,2\nx.m4a,cat,5,7\n')
+    items, _ = table_items(tmp_path / 't.csv', cache=tmp_path / 'cache')
+    assert items.path.nunique() == 2
+    assert [sf.info(path).duration for path in items.path] == [2, 2]
