@@ -78,7 +78,6 @@ KINDS = (
     'irmas-efficient',
     'photos-cnn',
     'photos-lite0',
-    'photos-lite2',
 )
 
 
