@@ -22,7 +22,7 @@ import numpy as np
 from fastcore.script import Param
 
 from .answers import MAX_UPLOAD, Answer, answer
-from .app import command, whole_number
+from .commands import command, whole_number
 from instruments_nbdev.demo_html import (
     PAGE_STYLE,
     TOPICS,

@@ -183,26 +183,33 @@ def _with_recordings(report, recordings):
     return Report(report.labels, items, report.probs, 'test', thresholds=report.thresholds)
 
 
+def _fold_row(run, report, excerpts):
+    "How a run was trained, and its figures on its fold"
+    record = run.record
+    about = dict(
+        fold=int(excerpts.fold[excerpts.path == report.items.path[0]].iloc[0]),
+        seed=record['seed'],
+        epochs=record['recipe']['epochs'],
+        n=len(report.items),
+        seconds=record['seconds'],
+        device=record['device'],
+    )
+    return about | dict(excerpts=_scores(report))
+
+
 def folds_record(
     runs: list,  # `Run`s of `irmas-mel`, each tested on the recordings of another fold
     excerpts,  # a table of all excerpts: path, group, fold
+    beside: dict = None,  # other ways to train: name -> `Run`
 ) -> dict:
-    "Figures of each run on its own fold, and of all their answers together"
+    "Figures of each run on its own fold, of all their answers together, and of what is beside them"
     recordings = dict(zip(excerpts.path, excerpts.group, strict=True))
-    fold_of = dict(zip(excerpts.path, excerpts.fold, strict=True))
     reports = [_with_recordings(run.report_of('test'), recordings) for run in runs]
-    rows = []
-    for run, report in zip(runs, reports, strict=True):
-        record = run.record
-        about = dict(
-            fold=int(fold_of[report.items.path[0]]),
-            seed=record['seed'],
-            epochs=record['recipe']['epochs'],
-            n=len(report.items),
-            seconds=record['seconds'],
-            device=record['device'],
-        )
-        rows.append(about | dict(excerpts=_scores(report)))
+    rows = [_fold_row(run, report, excerpts) for run, report in zip(runs, reports, strict=True)]
+    others = {}
+    for name, run in (beside or {}).items():
+        report = _with_recordings(run.report_of('test'), recordings)
+        others[name] = _fold_row(run, report, excerpts)
     first = reports[0]
     together = Report(
         first.labels,
@@ -212,7 +219,8 @@ def folds_record(
         thresholds=first.thresholds,
     )
     confusion = _confusion(together)
-    return dict(folds=rows, n=len(together.items), together=_scores(together), confusion=confusion)
+    all_of_them = dict(n=len(together.items), together=_scores(together), confusion=confusion)
+    return dict(folds=rows, **all_of_them, beside=others)
 
 
 @call_parse
@@ -220,12 +228,15 @@ def main(
     runs: str,  # run folders, with commas between
     fold: int = 1,  # that they were not trained on; 0: each was tested on another one
     out: str = 'results/irmas-mel-held-out.json',  # the record
+    beside: str = '',  # with `--fold 0`: other run folders, as frozen=FOLDER,cnn=FOLDER
 ):
     "Measures models of `irmas-mel` on the recordings of a fold, or of their own, as a record"
     excerpts = add_folds(irmas_mel.items(), 5)
     found = [Run(folder) for folder in runs.split(',')]
     if not fold:
-        record = folds_record(found, excerpts)
+        others = [text.split('=', 1) for text in beside.split(',') if text]
+        others = {name: Run(folder) for name, folder in others}
+        record = folds_record(found, excerpts, others)
         write_json(out, record)
         print(record['n'], record['together'])
         return

@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_nothing(model, tmp_path):
 
 def without_extra():
     "What an export says where the extra is not installed; nothing of it was needed to get so far"
-    import instruments_nbdev.app  # noqa: F401 (what it imports is looked at)
+    import instruments_nbdev.prediction_app  # noqa: F401 (what it imports is looked at)
 
     names = ('onnx', 'onnxscript', 'onnxruntime')
     assert not set(names) & set(sys.modules)

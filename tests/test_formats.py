@@ -20,10 +20,11 @@ from PIL import Image
 
 from instruments_nbdev import files, inference
 from instruments_nbdev.answers import answer, kind_of
-from instruments_nbdev.app import instruments_evaluate, instruments_predict, instruments_train
+from instruments_nbdev.app import instruments_train
 from instruments_nbdev.files import ItemError, SoundError, walk
 from instruments_nbdev.formats import ffmpeg_path, sound_file
 from instruments_nbdev.model import load_model
+from instruments_nbdev.prediction_app import instruments_evaluate, instruments_predict
 from instruments_nbdev.runs import Run
 from instruments_nbdev.storage import decode, decode_photo, photo_store, sound_store
 from instruments_nbdev.streams import SoundStream

@@ -31,7 +31,8 @@ ORDER = '''
     model report schedules learner runs training jobs experiments search_space search cards
     tracking weights mobilenet custom_cnn options probe transfer transfer_recipes
     irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid scoring irmas_held_out
-    graphs export answer_pictures answers predictions training_setup app examples lessons
+    graphs export answer_pictures answers predictions training_setup
+    commands app prediction_app examples lessons
     demo_html demo races prediction_races costs startup benchmarks
 '''.split()
 
@@ -150,7 +151,7 @@ def loaded_after(code):
 
 
 def test_commands_begin_without_anything_heavy():
-    assert loaded_after(f'import {LIB}.app, {LIB}.demo') == []
+    assert loaded_after(f'import {LIB}.app, {LIB}.prediction_app, {LIB}.demo') == []
 
 
 def test_predicting_one_clip_takes_little(tmp_path):

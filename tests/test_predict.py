@@ -15,10 +15,10 @@ import soundfile as sf
 import torch
 from filelock import FileLock
 
-from instruments_nbdev.app import instruments_predict
 from instruments_nbdev.files import DataError
 from instruments_nbdev.model import Classifier, load_model, save_model
 from instruments_nbdev.model_files import describe_model
+from instruments_nbdev.prediction_app import instruments_predict
 from instruments_nbdev.predictions import check_table, write_predictions, write_timelines
 from instruments_nbdev.recipes import TrainingError
 from processes import as_script, end, start

@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from instruments_nbdev.app import instruments_data, instruments_evaluate, instruments_train
+from instruments_nbdev.app import instruments_data, instruments_train
 from instruments_nbdev.custom_cnn import CustomCNN
 from instruments_nbdev.data import esc50, instruments30
 from instruments_nbdev.formats import ffmpeg_path
 from instruments_nbdev.photo_transforms import Photo
+from instruments_nbdev.prediction_app import instruments_evaluate
 from instruments_nbdev.recipes import RECIPES, Part, Recipe
 from instruments_nbdev.runs import Run
 from instruments_nbdev.storage import photo_store
