@@ -30,12 +30,14 @@ def command(f):
         if hasattr(sys.stdin, 'reconfigure'):
             sys.stdin.reconfigure(errors='surrogateescape')  # as Python reads names of files
         try:
-            return f(*args, **kwargs)
+            status = f(*args, **kwargs)
+            sys.stdout.flush()  # here, where a closed pipe is understood
+            return status
         except (DataError, ItemError, TrainingError) as e:
             said = str(e)
         except BrokenPipeError:  # whoever read the output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(141) from None  # as other programs end then
+            raise SystemExit(141) from None  # as if the signal SIGPIPE had ended it
         except OSError as e:  # a full disk, a file where a folder should be
             said = f'{e.filename}: {e.strerror}' if e.filename else str(e)
         print(f'{f.__name__}: {said}', file=sys.stderr)
@@ -49,7 +51,7 @@ def whole_number(
     name: str,  # what it is called
     low: int = 0,  # the least that it may be
 ) -> int:
-    "An argument as a whole number; DataError where it is none, or too small"
+    "An argument as a whole number; `DataError` unless it is one of at least `low`"
     try:
         n = int(x)
     except ValueError:
@@ -73,7 +75,7 @@ def check_name(
 def check_writable(
     path,  # of a file
 ):
-    "DataError where a file cannot be written, before anything is computed for it"
+    "DataError where a file cannot be written, as far as that is known before it is tried"
     folder = Path(path).parent
     if not folder.is_dir():
         raise DataError(f'{folder}: no such folder')

@@ -77,11 +77,11 @@ def as_list(
 
 def label_levels(
     probs: np.ndarray,  # (..., C)
-    thresholds,  # label -> probability; or a share of each item's largest probability; or None
+    thresholds,  # label -> probability; a share of the largest, or (N, 1) for each item; or None
     labels: list,  # (C,)
 ) -> np.ndarray:  # (C,) or (..., C)
     "The probabilities from which labels count; 0.5 where nothing is known"
-    if isinstance(thresholds, (int, float)):
+    if isinstance(thresholds, (int, float, np.ndarray)):
         return np.broadcast_to(thresholds * probs.max(-1, keepdims=True), probs.shape)
     return np.array([(thresholds or {}).get(label, 0.5) for label in labels])
 

@@ -208,7 +208,7 @@ _ARRANGED = WeakKeyDictionary()  # backbone -> (its state, its copy for the CPU)
 
 
 def _state(module):
-    "Differs after every change of the weights in place"
+    "Differs after a change of weights in place, but for one through `.data`"
     tensors = chain(module.parameters(), module.buffers())
     return [(id(x), 0 if x.is_inference() else x._version) for x in tensors]
 
@@ -228,7 +228,7 @@ def _arranged(backbone):
 def arranged_for_cpu(
     clf,  # a `Classifier`
 ):
-    "The classifier itself, or, where it is on a CPU, one of the same parts with such a backbone"
+    "On a CPU a classifier of the same parts with such a copy as its backbone, else itself"
     device = next(clf.parameters()).device
     if device.type != 'cpu' or not hasattr(clf, 'backbone'):
         return clf
@@ -254,7 +254,8 @@ def _batch_size(clf, path):
     "Windows of a file, or of a chunk that begins with it, that are answered at a time"
     if next(clf.parameters()).device.type != 'cpu':
         return 64
-    # 16 sounds are a little faster than 4, but each thread then takes 60 MB more
+    # a batch of 16 sounds is faster than one of 4, but takes more memory: not for hours of sound;
+    # photos are slower in larger batches
     return 4 if is_large(clf, path) or not clf.recipe.data.window else 16
 
 

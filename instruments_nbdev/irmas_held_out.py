@@ -183,6 +183,11 @@ def _with_recordings(report, recordings):
     return Report(report.labels, items, report.probs, 'test', thresholds=report.thresholds)
 
 
+def _shares(report):
+    "The share of its largest probability from which labels of each item are said (N, 1)"
+    return np.full((len(report.items), 1), report.thresholds)
+
+
 def _fold_row(run, report, excerpts):
     "How a run was trained, and its figures on its fold"
     record = run.record
@@ -210,13 +215,12 @@ def folds_record(
     for name, run in (beside or {}).items():
         report = _with_recordings(run.report_of('test'), recordings)
         others[name] = _fold_row(run, report, excerpts)
-    first = reports[0]
     together = Report(
-        first.labels,
+        reports[0].labels,
         pd.concat([report.items for report in reports], ignore_index=True),
         np.concatenate([report.probs for report in reports]),
         'test',
-        thresholds=first.thresholds,
+        thresholds=np.concatenate([_shares(report) for report in reports]),
     )
     confusion = _confusion(together)
     all_of_them = dict(n=len(together.items), together=_scores(together), confusion=confusion)
@@ -227,7 +231,7 @@ def folds_record(
 def main(
     runs: str,  # run folders, with commas between
     fold: int = 1,  # that they were not trained on; 0: each was tested on another one
-    out: str = 'results/irmas-mel-held-out.json',  # the record
+    out: str = '',  # the record; default: held-out.json, or folds.json, as results/irmas-mel-….json
     beside: str = '',  # with `--fold 0`: other run folders, as frozen=FOLDER,cnn=FOLDER
 ):
     "Measures models of `irmas-mel` on the recordings of a fold, or of their own, as a record"
@@ -237,7 +241,7 @@ def main(
         others = [text.split('=', 1) for text in beside.split(',') if text]
         others = {name: Run(folder) for name, folder in others}
         record = folds_record(found, excerpts, others)
-        write_json(out, record)
+        write_json(out or 'results/irmas-mel-folds.json', record)
         print(record['n'], record['together'])
         return
     notes = irmas_notes.items()
@@ -249,6 +253,7 @@ def main(
     )
     records = [run.record for run in found]
     trained = [dict(seed=r['seed'], seconds=r['seconds'], device=r['device']) for r in records]
+    out = out or 'results/irmas-mel-held-out.json'
     write_json(out, dict(fold=fold, trained=trained) | record)
     for name, scores in record['models'].items():
         print(name, scores['excerpts']['accuracy'], scores['notes']['accuracy'])

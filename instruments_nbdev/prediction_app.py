@@ -143,11 +143,12 @@ def instruments_evaluate(
 @command
 def instruments_export(
     model: str,  # a model file, a run folder, or the name of a bundled model
-    onnx: str = None,  # file to write; default: MODEL.onnx in this folder
+    onnx: str = None,  # file to write; default: MODEL.onnx in the current folder
 ):
     "Writes a model as ONNX: raw sounds or photos in, probabilities out, facts in its metadata"
     describe_model(model)
-    target = Path(onnx or f'{Path(model).stem}.onnx')
+    name = Path(model).name.removesuffix('.safetensors')  # that of a run folder may have dots
+    target = Path(onnx or f'{name}.onnx')
     check_writable(target)
 
     from instruments_nbdev.export import export_onnx, onnx_facts

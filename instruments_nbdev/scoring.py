@@ -307,7 +307,7 @@ def has_one_label(
     report: Report,  # of `answer_clips`
 ) -> bool:
     "Has every item one label, and does the model say one?"
-    return report.thresholds == 1.0 and (report.items.label.map(len) == 1).all()
+    return np.all(report.thresholds == 1.0) and (report.items.label.map(len) == 1).all()
 
 
 def clip_scores(

@@ -77,7 +77,6 @@ KINDS = (
     'genres-mn04',
     'irmas-efficient',
     'photos-cnn',
-    'photos-lite0',
 )
 
 
