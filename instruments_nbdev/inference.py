@@ -11,7 +11,7 @@ import os
 import warnings
 from copy import copy, deepcopy
 from functools import partial
-from itertools import chain, groupby, pairwise
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -204,24 +204,24 @@ def _fuse(module):
             module[i + 1] = nn.Identity()
 
 
-_ARRANGED = WeakKeyDictionary()  # backbone -> (its state, its copy for the CPU)
+_ARRANGED = WeakKeyDictionary()  # backbone -> (its copy for the CPU, its weights, their state)
 
 
-def _state(module):
-    "Differs after a change of weights in place, but for one through `.data`"
-    tensors = chain(module.parameters(), module.buffers())
-    return [(id(x), 0 if x.is_inference() else x._version) for x in tensors]
+def _state(weights):
+    "Differs after weights were exchanged or changed in place, but for a change through `.data`"
+    return [(id(x), 0 if x.is_inference() else x._version) for x in weights]
 
 
 def _arranged(backbone):
     "The copy of a backbone that a CPU is asked with"
-    state = _state(backbone)
-    known, arranged = _ARRANGED.get(backbone, (None, None))
+    weights = [*backbone.parameters(), *backbone.buffers()]
+    state = _state(weights)
+    arranged, _, known = _ARRANGED.get(backbone, (None, None, None))
     if state != known:
         arranged = deepcopy(backbone).eval()
         _fuse(arranged)
         arranged.to(memory_format=torch.channels_last)
-        _ARRANGED[backbone] = state, arranged
+        _ARRANGED[backbone] = arranged, weights, state  # weights that are kept keep their ids
     return arranged
 
 

@@ -13,7 +13,7 @@ from fastcore.script import Param
 
 from .commands import check_writable, command, whole_number
 from .files import DataError, printable
-from .model_files import describe_model
+from .model_files import describe_model, model_takes
 from instruments_nbdev.predictions import (
     answer_stream,
     check_table,
@@ -25,7 +25,7 @@ from instruments_nbdev.predictions import (
 )
 
 # %% ../nbs/reference/prediction_app.ipynb #2fd59f8a
-def _check_predict(described, model, table, json, timeline, jobs, cluster, streamed):
+def _check_predict(model, table, json, timeline, jobs, cluster, streamed):
     "DataError for arguments that do not go together"
     if table:
         check_writable(table)
@@ -34,7 +34,7 @@ def _check_predict(described, model, table, json, timeline, jobs, cluster, strea
         raise DataError('--json and --out do not go together: lines, or a table')
     if jobs and cluster:
         raise DataError('--jobs and --cluster do not go together: the workers have their threads')
-    if timeline and not described['recipe'].get('window', 1):
+    if timeline and model_takes(model) == 'photo':
         raise DataError(f'--timeline is for sounds, and {model} reads photos')
     if timeline and Path(timeline).exists() and not Path(timeline).is_dir():
         raise DataError(f'--timeline {timeline}: not a folder')
@@ -65,7 +65,7 @@ def instruments_predict(
     if csv and out:
         raise DataError('--csv and --out name the same table: give one of them')
     table = out or csv
-    _check_predict(described, model, table, json, timeline, jobs, cluster, streamed)
+    _check_predict(model, table, json, timeline, jobs, cluster, streamed)
     if streamed and table:
         files = [name for name in sys.stdin.read().splitlines() if name]
         if not files:
@@ -105,8 +105,7 @@ def instruments_evaluate(
     quiet: bool = False,  # do not print a line an item
 ):
     "Scores of a model on labelled items; exit status 1 if one is unreadable, or none is left"
-    described = describe_model(model)
-    photos = not described['recipe'].get('window', 1)
+    photos = model_takes(model) == 'photo'
     if not Path(labelled).exists():
         raise DataError(f'{labelled}: no such folder or table')
     for file in filter(None, (csv, report)):

@@ -235,9 +235,8 @@ def length_race(
         return json.loads(subprocess.run(command, **how).stdout.splitlines()[-1])
 
     with TemporaryDirectory() as folder:
-        warm = _write_recording(
-            Path(folder) / 'warm.flac', clips, 1
-        )  # large enough for all threads
+        # a minute: large enough to be shared by all threads, as the others are
+        warm = _write_recording(Path(folder) / 'warm.flac', clips, 1)
         short, long = (_write_recording(Path(folder) / f'{m}.flac', clips, m) for m in minutes)
         found = []
         for _ in range(rounds):
