@@ -18,7 +18,7 @@ from fastcore.script import Param
 
 from .commands import check_name, command, whole_number
 from .facts import FACTS
-from .files import PHOTOS, DataError
+from .files import DataError, is_photo
 from .labels import label_name
 from .predictions import free_path
 from .recipes import RECIPES, SPACES, TrainingError
@@ -95,7 +95,7 @@ def _show_items(where, items, notes):
     "Prints a row a class, a column each part of the split, and what is left out"
     import pandas as pd
 
-    kind = 'photos' if Path(items.path.iloc[0]).suffix.lower() in PHOTOS else 'sounds'
+    kind = 'photos' if is_photo(items.path.iloc[0]) else 'sounds'
     each = items.explode('label').reset_index(drop=True)
     print(f'{where}: {len(items)} {kind} in {each.label.nunique()} classes')
     split = each.get('split', each.get('fold', pd.Series('files', each.index)))
@@ -405,7 +405,8 @@ def instruments_search(
 # %% ../nbs/reference/app.ipynb #a06c0ca3
 def _show_grid(question, only, out):
     "Prints the record of the runs in `out`, and the finding of a question that has been answered"
-    from instruments_nbdev.gtzan_grid import GRIDS, collect, finding, grid_table
+    from instruments_nbdev.gtzan_findings import finding
+    from instruments_nbdev.gtzan_grid import GRIDS, collect, grid_table
 
     table = grid_table(out)
     print(table.drop(columns='seconds').to_string(float_format='{:.3f}'.format))
@@ -418,17 +419,11 @@ def _show_grid(question, only, out):
 
 def _show_winner(out, items):
     "Tests the best configuration, once, and prints the outcome"
-    from instruments_nbdev.gtzan_grid import best_models, test_winner
+    from instruments_nbdev.gtzan_grid import best_models, test_winner, winner_sentence
 
     winner = test_winner(out, items)
-    low, high = 100 * winner['low'], 100 * winner['high']
     print(f'model files: {best_models(out)}')
-    print(
-        f'{winner["name"]}: {100 * winner["accuracy"]:.1f} % of {winner["n"]} test fragments '
-        f'(95 % interval {low:.1f} to {high:.1f} %; baseline {100 * winner["constant"]:.1f} %), '
-        f'{len(winner["seeds"])} seed(s); {100 * winner["valid"]:.1f} % on validation, '
-        'by which it was chosen'
-    )
+    print(winner_sentence(winner))
 
 
 @command

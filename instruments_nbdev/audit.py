@@ -28,7 +28,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from .data import DATASETS, data_root
-from .files import PHOTOS
+from .files import is_photo
 from .splits import majority_class, one_side
 
 # %% ../nbs/reference/audit.ipynb #31134935
@@ -291,13 +291,9 @@ def _find_pairs(facts, kind, rows=None, most=_MANY):
     return [(*pair, *found[pair]) for pair in sorted(found)]
 
 # %% ../nbs/reference/audit.ipynb #e93be65d
-def _is_photo(path):
-    return Path(path).suffix.lower() in PHOTOS
-
-
 def _facts(items, jobs=-1):
     "A table of facts, a row an item, and the kind of the items"
-    kind = 'photo' if _is_photo(items.path.iloc[0]) else 'sound'
+    kind = 'photo' if is_photo(items.path.iloc[0]) else 'sound'
     read = _photo_facts if kind == 'photo' else _sound_facts
     if len(items) > 64:
         rows = Parallel(jobs, prefer='threads')(delayed(read)(path) for path in items.path)

@@ -15,7 +15,15 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from .files import PHOTOS, SOUNDS, DataError, list_folder, printable, walk
+from instruments_nbdev.files import (
+    PHOTOS,
+    SOUNDS,
+    DataError,
+    is_photo,
+    list_folder,
+    printable,
+    walk,
+)
 
 # With pyarrow installed, pandas would keep text as UTF-8, and names of files may be none
 pd.options.mode.string_storage = 'python'
@@ -154,7 +162,7 @@ def folder_items(
             label = normalize('NFC', inner[0])  # macOS writes é as two characters
             rows.append((path, label, '', part, len(inner) > 2))
     items = items_frame(rows, root, 'split', 'deep')
-    photo = items.path.map(lambda path: Path(path).suffix.lower() in PHOTOS)
+    photo = items.path.map(is_photo)
     if photo.nunique() > 1:
         sound_path, photo_path = items.path[~photo].iloc[0], items.path[photo].iloc[0]
         raise DataError(f'{root} mixes sounds and photos: {sound_path} and {photo_path}')

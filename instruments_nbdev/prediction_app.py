@@ -25,23 +25,40 @@ from instruments_nbdev.predictions import (
 )
 
 # %% ../nbs/reference/prediction_app.ipynb #2fd59f8a
-def _check_predict(model, table, json, timeline, jobs, cluster, streamed):
-    "DataError for arguments that do not go together"
+_NO_NAMES = '-: no names came on standard input'
+
+
+def _table_of(csv, out, json, cluster):
+    "The table to write, or None; DataError for arguments that do not go with one"
+    if csv and out:
+        raise DataError('--csv and --out name the same table: give one of them')
+    table = out or csv
     if table:
         check_writable(table)
         check_table(table)
     if table and json:
         raise DataError('--json and --out do not go together: lines, or a table')
-    if jobs and cluster:
-        raise DataError('--jobs and --cluster do not go together: the workers have their threads')
-    if timeline and model_takes(model) == 'photo':
-        raise DataError(f'--timeline is for sounds, and {model} reads photos')
-    if timeline and Path(timeline).exists() and not Path(timeline).is_dir():
-        raise DataError(f'--timeline {timeline}: not a folder')
     if cluster and not table:
         raise DataError('--cluster needs --out: the table that the workers fill')
-    if timeline and streamed:
+    return table
+
+
+def _check_timeline(folder, model, streamed):
+    "DataError where there can be no timelines in `folder`"
+    if model_takes(model) == 'photo':
+        raise DataError(f'--timeline is for sounds, and {model} reads photos')
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise DataError(f'--timeline {folder}: not a folder')
+    if streamed:
         raise DataError('--timeline does not go with -: name the files')
+
+
+def _names_on_input():
+    "The names of files on standard input, a line each"
+    names = [name for name in sys.stdin.read().splitlines() if name]
+    if not names:
+        raise DataError(_NO_NAMES)
+    return names
 
 
 @command
@@ -62,16 +79,16 @@ def instruments_predict(
     streamed = paths == ['-']
     if '-' in paths and not streamed:
         raise DataError('-: names come from standard input or as arguments, not both')
-    if csv and out:
-        raise DataError('--csv and --out name the same table: give one of them')
-    table = out or csv
-    _check_predict(model, table, json, timeline, jobs, cluster, streamed)
-    if streamed and table:
-        files = [name for name in sys.stdin.read().splitlines() if name]
-        if not files:
-            raise DataError('-: no names came on standard input')
-    else:
-        files = [] if streamed else find_files(paths)
+    if jobs and cluster:
+        raise DataError('--jobs and --cluster do not go together: the workers have their threads')
+    table = _table_of(csv, out, json, cluster)
+    if timeline:
+        _check_timeline(timeline, model, streamed)
+    files = []  # names on standard input are answered as they come, but for a table
+    if not streamed:
+        files = find_files(paths)
+    elif table:
+        files = _names_on_input()
     if described.get('summary', {}).get('synthetic'):
         print(f'{model} was trained on synthetic stand-ins', file=sys.stderr)
 
@@ -84,7 +101,7 @@ def instruments_predict(
     elif streamed:
         good, n = answer_stream(clf, sys.stdin, json, jobs)
         if not n:
-            raise DataError('-: no names came on standard input')
+            raise DataError(_NO_NAMES)
         return int(len(good) < n)
     else:
         good = print_predictions(clf, files, progress, json, jobs)

@@ -241,11 +241,16 @@ def _mistakes(report, k=8):
     return found
 
 
+def _first_of_labels(report, k=8):
+    "The first item of each of up to `k` labels, by their names"
+    names = report.items.label.map(_names)
+    return report.items.groupby(names.to_numpy()).first()[:k]
+
+
 def _examples(clf, report, store):
-    "The first item of each of up to eight classes, as the network sees it"
-    names = report.items.label.map(_names).to_numpy()
-    first = pd.Series(report.items.pos.to_numpy()).groupby(names).first()[:8]
-    fig = show_inputs(clf, store, first.astype(int).tolist(), first.index)
+    "An item of each of some labels, as the network sees it"
+    first = _first_of_labels(report)
+    fig = show_inputs(clf, store, first.pos.astype(int).tolist(), first.index)
     return fig_html(fig, alt=f'What the network sees of {", ".join(first.index)}')
 
 
@@ -354,10 +359,8 @@ def write_report(
 
 
 def _shown_paths(report, k=8):
-    "Files that the page shows: the first of each of up to `k` classes, and the mistakes"
-    names = report.items.label.map(_names)
-    first = report.items.path.groupby(names).first()[:k]
-    return list(dict.fromkeys([*first, *report.mistakes(k).path]))
+    "Files that the page shows: examples and mistakes"
+    return list(dict.fromkeys([*_first_of_labels(report, k).path, *report.mistakes(k).path]))
 
 
 @any_script()

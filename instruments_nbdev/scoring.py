@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .evaluation import Report, as_list, label_levels
-from .files import PHOTOS, SOUNDS, DataError, counted, printable, walk, write_csv
+from .files import SOUNDS, DataError, counted, is_photo, printable, walk, write_csv
 from .folders import first_few, folder_items, left_out
 from .irmas_labels import merged
 from .label_rows import has_tracks, table_cells
@@ -79,10 +79,6 @@ def labelled_clips(
     return pd.DataFrame(rows, columns=['path', 'label', 'group'])
 
 # %% ../nbs/reference/scoring.ipynb #82368518
-def _are_photos(items):
-    return Path(items.path.iloc[0]).suffix.lower() in PHOTOS
-
-
 def _from_folder(root, photos, split):
     "Items of a folder without a table, and notes"
     if not photos and not split:
@@ -124,7 +120,7 @@ def labelled_items(
         items, notes = _from_folder(where, photos, split)
     else:
         items, notes = table_items(where, data)
-    if _are_photos(items) != photos:
+    if is_photo(items.path.iloc[0]) != photos:
         kind, other = ('photos', 'sounds') if photos else ('sounds', 'photos')
         raise DataError(f'the model is for {kind}, and {where} has {other}')
     items, said = _of_split(items, split, where)
@@ -292,7 +288,7 @@ def _counts(truth, probs, said, groups):
     return each.of(member)
 
 
-def _constant_counts(truth, groups, one=False):
+def _baseline_counts(truth, groups, one=False):
     "`_Counts` of the best answer that is always the same: labels by how often they occur, or one"
     frequency = truth.mean(0)
     order = np.argsort(-frequency, kind='stable')
@@ -315,11 +311,11 @@ def clip_scores(
     draws: int = 1000,  # of the bootstrap over songs
     seed: int = 0,
 ):
-    """A table with a row a metric: value, its 95 % interval, and the value of the constant answer.
+    """A table with a row a metric: value, its 95 % interval, and its baseline.
 
     accuracy: is the most probable label a true one?; micro_f1 and macro_f1 of all labels that are
-    said; lrap: label ranking average precision. The constant answer is the one that is always the
-    same and best: the k most frequent labels. Where items have one label and the model says one,
+    said; lrap: label ranking average precision. The baseline is the best answer that is always
+    the same: the k most frequent labels. Where items have one label and the model says one,
     there are accuracy and macro_f1 only.
     """
     import pandas as pd
@@ -332,13 +328,13 @@ def clip_scores(
     one = np.ones((1, n))
     value = by_song.of(one).metrics()
     is_one = has_one_label(report)
-    constant = _constant_counts(truth, groups, is_one).of(one).metrics()
+    baseline = _baseline_counts(truth, groups, is_one).of(one).metrics()
     weight = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
     drawn = by_song.of(weight).metrics()
     rows = {}
     for name in ('accuracy', 'macro_f1') if is_one else value:
         low, high = np.quantile(drawn[name], [0.025, 0.975])
-        rows[name] = dict(value=value[name][0], low=low, high=high, constant=constant[name][0])
+        rows[name] = dict(value=value[name][0], low=low, high=high, baseline=baseline[name][0])
     return pd.DataFrame(rows).T.round(4)
 
 # %% ../nbs/reference/scoring.ipynb #8173a613
@@ -399,7 +395,8 @@ def count_items(
 ) -> tuple:  # for instance ('12 clips of 3 recordings', 'recordings')
     "How many items there are, of how many groups, and what the bootstrap draws"
     n, groups = len(report.items), report.items.group.nunique()
-    item, group = ('photo', 'group') if _are_photos(report.items) else ('clip', 'recording')
+    are_photos = is_photo(report.items.path.iloc[0])
+    item, group = ('photo', 'group') if are_photos else ('clip', 'recording')
     n_items = counted(n, item)
     if groups == n:
         return n_items, f'{item}s'
@@ -414,10 +411,10 @@ def tell_scores(
     lines = [f'{n_items}; 95 % intervals by bootstrap over {drawn}']
     versions = {'one label each': report} if has_one_label(report) else _versions_of(report)
     for title, version in versions.items():
-        lines += ['', f'{title:<18}{"":>8}{"95 %":>15}{"constant":>11}']
+        lines += ['', f'{title:<18}{"":>8}{"95 %":>15}{"baseline":>11}']
         for name, row in clip_scores(version).iterrows():
             interval = f'{row.low:.3f}-{row.high:.3f}'
-            lines.append(f'{METRICS[name]:<18}{row.value:>8.3f}{interval:>15}{row.constant:>11.3f}')
+            lines.append(f'{METRICS[name]:<18}{row.value:>8.3f}{interval:>15}{row.baseline:>11.3f}')
     table = report.per_class()
     lines += ['', f'{"label":<18}{"n":>8}{"precision":>11}{"recall":>8}{"F1":>7}']
     for label, row in table[table.n > 0].iterrows():
@@ -462,8 +459,8 @@ def write_scores(
         title=title,
         headline=f'{percent(right.value)} right on {Path(where).name}',
         beside=f'{n_items}, 95 % interval {interval} by bootstrap over {drawn}. Always giving the '
-        f'most frequent class would be right for {percent(right.constant)}.',
-        table=scores.rename(index=METRICS, columns=dict(constant='baseline')),
+        f'most frequent class would be right for {percent(right.baseline)}.',
+        table=scores.rename(index=METRICS),
         notes=notes,
         record=dict(
             data=str(where),

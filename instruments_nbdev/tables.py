@@ -23,6 +23,7 @@ from instruments_nbdev.files import (
     SoundError,
     cache_folder,
     counted,
+    is_photo,
     printable,
     replacing,
     walk,
@@ -250,9 +251,9 @@ def _check_kinds(rows, found):
     "DataError for sounds and photos in one table, and for places in a photo"
     first = {}
     for row, parts in zip(rows, found):
-        is_photo = os.path.splitext(parts[-1])[1].lower() in PHOTOS
-        first.setdefault(is_photo, row)
-        if is_photo and (row.start or row.end):
+        row_is_photo = is_photo(parts[-1])
+        first.setdefault(row_is_photo, row)
+        if row_is_photo and (row.start or row.end):
             column = 'start' if row.start else 'end'
             raise row.wrong(column, f'{row.path} is a photo, and only sounds have parts')
     if len(first) > 1:
@@ -409,7 +410,7 @@ def cut_parts(
 # %% ../nbs/reference/tables.ipynb #cd02263d
 def _not_named(found, files, labels):
     "A note on sounds, or photos, that lie there and are in no row"
-    kinds = {os.path.splitext(parts[-1])[1].lower() in PHOTOS for parts in found}
+    kinds = {is_photo(parts[-1]) for parts in found}
     exts, kind = (PHOTOS, 'photo') if kinds == {True} else (SOUNDS, 'sound')
     used = set(found)
     rest = [

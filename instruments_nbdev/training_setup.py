@@ -21,7 +21,7 @@ from .audio_transforms import LogMel
 from .audit import without_repeats
 from .augmentation import ResampledLogMel
 from .data import DATASETS, data_root
-from .files import PHOTOS, DataError
+from .files import DataError, counted, is_photo
 from .folders import first_few, folder_items, left_out
 from .irmas_labels import hold_out
 from .irmas_mel import changed_notes, with_notes
@@ -103,22 +103,16 @@ def dataset_items(
     return items
 
 # %% ../nbs/reference/training_setup.ipynb #7bcb1791
-def _are_photos(
-    items,  # of a folder, which are all of one kind
-) -> bool:
-    "Are these items photos?"
-    return Path(items.path.iloc[0]).suffix.lower() in PHOTOS
-
-
 def _count_items(items) -> str:
     "For instance '12 photos'"
-    return f'{len(items)} {"photos" if _are_photos(items) else "sounds"}'
+    kind = 'photo' if is_photo(items.path.iloc[0]) else 'sound'
+    return counted(len(items), kind)
 
 
 def _check_kind(recipe, items, root):
     "DataError where a recipe for sounds meets photos, or the other way round"
     is_for_sounds = bool(recipe.data.window)
-    if _are_photos(items) != is_for_sounds:
+    if is_photo(items.path.iloc[0]) != is_for_sounds:
         return
     others = [n for n, other in RECIPES.items() if bool(other.data.window) != is_for_sounds]
     kind = 'sounds' if is_for_sounds else 'photos'
