@@ -25,6 +25,7 @@ format: $(VENV)/.installed   ## what ruff can mend by itself
 
 lessons: $(VENV)/.installed   ## run the six lessons and keep their outputs; INSTRUMENTS_DATA=… names the real data
 	@$(BIN)/python .ci/execute.py nbs/0*.ipynb
+	@$(BIN)/nbdev_clean
 
 colab: $(VENV)/.installed   ## .ci/colab_cell.py into every lesson
 	@$(BIN)/python .ci/colab_lessons.py
