@@ -104,7 +104,7 @@ def _show_items(where, items, notes):
     for note in notes:
         print(note)
 
-
+# %% ../nbs/reference/app.ipynb #826d0796
 def _name_in(root, path):
     "A path from a folder on; of a part of a recording, which lies in the cache, its name"
     path = Path(path)
@@ -142,7 +142,7 @@ def _show_audit(found, root, most=20):
         if len(lines) > most:
             print(f'… and {len(lines) - most} more')
 
-
+# %% ../nbs/reference/app.ipynb #2d74a297
 def _own_items(root, labels):
     "Items of a person's own table, or folder, and sentences on what is left out"
     if labels:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from .labels import label_name
 
@@ -181,17 +182,6 @@ def over_seeds(
     return _rounded(means, 5) | dict(n=n, seeds=len(each), each=each)
 
 # %% ../nbs/reference/evaluation.ipynb #a1bdab9a
-_TEXT = 9  # points, of the smallest text in a figure
-
-
-def _short_names(paths):
-    "Short names of files: their own, or with their folder where two have the same"
-    names = [Path(p).stem for p in paths]
-    if len(set(names)) == len(names):
-        return names
-    return ['/'.join(Path(p).with_suffix('').parts[-2:]) for p in paths]
-
-
 @dataclass
 class Report:
     "Predictions of one split beside the truth"
@@ -230,111 +220,132 @@ class Report:
         "Is the most probable label a true one? bool (N,)"
         return self.truth[np.arange(len(self.truth)), self.probs.argmax(1)]
 
-    def table(self):
-        "The metrics as a table of one row"
-        import pandas as pd
+# %% ../nbs/reference/evaluation.ipynb #eda06299
+@patch
+def table(self: Report):
+    "The metrics as a table of one row"
+    import pandas as pd
 
-        return pd.DataFrame([self.metrics], index=[self.name])
+    return pd.DataFrame([self.metrics], index=[self.name])
 
-    def per_class(self):
-        "A table of precision, recall, F1 and number of items of each label"
-        import pandas as pd
-        from sklearn.metrics import precision_recall_fscore_support
 
-        if self.several:
-            y_true, labels = self.truth, None
-            y_pred = self.probs >= label_levels(self.probs, self.thresholds, self.labels)
-        else:
-            y_true, y_pred, labels = self.items.label, self.predicted, self.labels
-        precision, recall, f1, n = precision_recall_fscore_support(
-            y_true, y_pred, labels=labels, zero_division=0
-        )
-        columns = dict(precision=precision, recall=recall, f1=f1, n=n)
-        return pd.DataFrame(columns, index=self.labels).round(3)
+@patch
+def per_class(self: Report):
+    "A table of precision, recall, F1 and number of items of each label"
+    import pandas as pd
+    from sklearn.metrics import precision_recall_fscore_support
 
-    def show_confusion(
-        self,
-        ax=None,  # axes to draw on; None: new ones, larger for more labels
-    ):
-        "Confusion matrix with counts: rows true, columns predicted; gives the axes"
-        import matplotlib.pyplot as plt
-        import seaborn as sns
+    if self.several:
+        y_true, labels = self.truth, None
+        y_pred = self.probs >= label_levels(self.probs, self.thresholds, self.labels)
+    else:
+        y_true, y_pred, labels = self.items.label, self.predicted, self.labels
+    precision, recall, f1, n = precision_recall_fscore_support(
+        y_true, y_pred, labels=labels, zero_division=0
+    )
+    columns = dict(precision=precision, recall=recall, f1=f1, n=n)
+    return pd.DataFrame(columns, index=self.labels).round(3)
 
-        names = [label_name(label) for label in self.labels]
-        k = len(names)
-        if ax is None:
-            side = max(2.4, 0.34 * k)
-            margin = 0.6 + 0.075 * max(map(len, names))  # inches, for the names
-            size = (side + margin, side + margin * 0.8)
-            ax = plt.subplots(figsize=size, layout='constrained')[1]
-        # An item with several labels counts in the row of each.
-        counts = self.truth.T.astype(int) @ one_hot(self.predicted, self.labels)
-        sns.heatmap(
-            counts,
-            mask=counts == 0,
-            annot=k <= 60,
-            fmt='d',
-            annot_kws=dict(size=_TEXT),
-            cmap='Blues',
-            vmin=-0.3 * counts.max(),  # so that a single item is a colour on white, too
-            cbar=False,
-            square=True,
-            linewidths=0.5,
-            linecolor='#8888',
-            xticklabels=names,
-            yticklabels=names,
-            ax=ax,
-        )
-        ax.set(xlabel='predicted', ylabel='true')
-        ax.tick_params(length=0, labelsize=_TEXT)
-        ax.set_xticklabels(names, rotation=45, ha='right', rotation_mode='anchor')
-        ax.set_yticklabels(names, rotation=0)
-        return ax
+# %% ../nbs/reference/evaluation.ipynb #b7ac67b4
+_TEXT = 9  # points, of the smallest text in a figure
 
-    def show_reliability(
-        self,
-        bins: int = 10,  # equal bins of confidence
-        ax=None,  # axes to draw on; None: new ones
-    ):
-        "How often answers are right, by their confidence, with Wilson intervals; gives the axes"
-        import matplotlib.pyplot as plt
-        import pandas as pd
 
-        if ax is None:
-            ax = plt.subplots(figsize=(6, 3.6), layout='constrained')[1]
-        conf = self.probs.max(1)
-        bin_of = np.minimum((conf * bins).astype(int), bins - 1)
-        answers = pd.DataFrame(dict(conf=conf, right=self.right)).groupby(bin_of)
-        t = answers.agg(conf=('conf', 'mean'), right=('right', 'sum'), n=('right', 'size'))
-        low, high = _wilson(t.right, t.n)
-        share = t.right / t.n
-        middle = (t.index + 0.5) / bins
-        ax.bar(middle, t.n / t.n.sum(), 1 / bins, color='#8886', label='share of all answers')
-        ax.plot([0, 1], [0, 1], ':', color='#888', label='ideal')
-        interval = np.maximum([share - low, high - share], 0)  # rounding: -1e-17 at 1
-        ax.errorbar(t.conf, share, interval, fmt='o', capsize=2, ms=4, label='right, with 95 %')
-        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='confidence', ylabel='share that is right')
-        ax.spines[['top', 'right']].set_visible(False)
-        ax.tick_params(labelsize=_TEXT)
-        ax.legend(loc='upper left', fontsize=_TEXT, frameon=False)
-        return ax
+@patch
+def show_confusion(
+    self: Report,
+    ax=None,  # axes to draw on; None: new ones, larger for more labels
+):
+    "Confusion matrix with counts: rows true, columns predicted; gives the axes"
+    import matplotlib.pyplot as plt
+    import seaborn as sns
 
-    def mistakes(
-        self,
-        k: int = 6,  # how many
-    ):
-        "A table of the wrong answers given with most confidence: path, label, predicted, prob"
-        t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1))
-        return t[~self.right].nlargest(k, 'prob').round({'prob': 3})
+    names = [label_name(label) for label in self.labels]
+    k = len(names)
+    if ax is None:
+        side = max(2.4, 0.34 * k)
+        margin = 0.6 + 0.075 * max(map(len, names))  # inches, for the names
+        size = (side + margin, side + margin * 0.8)
+        ax = plt.subplots(figsize=size, layout='constrained')[1]
+    # An item with several labels counts in the row of each.
+    counts = self.truth.T.astype(int) @ one_hot(self.predicted, self.labels)
+    sns.heatmap(
+        counts,
+        mask=counts == 0,
+        annot=k <= 60,
+        fmt='d',
+        annot_kws=dict(size=_TEXT),
+        cmap='Blues',
+        vmin=-0.3 * counts.max(),  # so that a single item is a colour on white, too
+        cbar=False,
+        square=True,
+        linewidths=0.5,
+        linecolor='#8888',
+        xticklabels=names,
+        yticklabels=names,
+        ax=ax,
+    )
+    ax.set(xlabel='predicted', ylabel='true')
+    ax.tick_params(length=0, labelsize=_TEXT)
+    ax.set_xticklabels(names, rotation=45, ha='right', rotation_mode='anchor')
+    ax.set_yticklabels(names, rotation=0)
+    return ax
 
-    def errors(self) -> dict:
-        "`of`: how many items of each label; `wrong`: name, label, predicted of each wrong answer"
-        counts = self.items.label.explode().value_counts().sort_index()
-        t = self.items.assign(predicted=self.predicted, name=_short_names(self.items.path))
-        wrong = t[~self.right][['name', 'label', 'predicted']]
-        return dict(
-            of={label: int(n) for label, n in counts.items()}, wrong=wrong.to_numpy().tolist()
-        )
+# %% ../nbs/reference/evaluation.ipynb #000fee47
+@patch
+def show_reliability(
+    self: Report,
+    bins: int = 10,  # equal bins of confidence
+    ax=None,  # axes to draw on; None: new ones
+):
+    "How often answers are right, by their confidence, with Wilson intervals; gives the axes"
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.6), layout='constrained')[1]
+    conf = self.probs.max(1)
+    bin_of = np.minimum((conf * bins).astype(int), bins - 1)
+    answers = pd.DataFrame(dict(conf=conf, right=self.right)).groupby(bin_of)
+    t = answers.agg(conf=('conf', 'mean'), right=('right', 'sum'), n=('right', 'size'))
+    low, high = _wilson(t.right, t.n)
+    share = t.right / t.n
+    middle = (t.index + 0.5) / bins
+    ax.bar(middle, t.n / t.n.sum(), 1 / bins, color='#8886', label='share of all answers')
+    ax.plot([0, 1], [0, 1], ':', color='#888', label='ideal')
+    interval = np.maximum([share - low, high - share], 0)  # rounding: -1e-17 at 1
+    ax.errorbar(t.conf, share, interval, fmt='o', capsize=2, ms=4, label='right, with 95 %')
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel='confidence', ylabel='share that is right')
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.tick_params(labelsize=_TEXT)
+    ax.legend(loc='upper left', fontsize=_TEXT, frameon=False)
+    return ax
+
+# %% ../nbs/reference/evaluation.ipynb #b73bda58
+@patch
+def mistakes(
+    self: Report,
+    k: int = 6,  # how many
+):
+    "A table of the wrong answers given with most confidence: path, label, predicted, prob"
+    t = self.items[['path', 'label']].assign(predicted=self.predicted, prob=self.probs.max(1))
+    return t[~self.right].nlargest(k, 'prob').round({'prob': 3})
+
+# %% ../nbs/reference/evaluation.ipynb #0b1712b5
+def _short_names(paths):
+    "Short names of files: their own, or with their folder where two have the same"
+    names = [Path(p).stem for p in paths]
+    if len(set(names)) == len(names):
+        return names
+    return ['/'.join(Path(p).with_suffix('').parts[-2:]) for p in paths]
+
+
+@patch
+def errors(self: Report) -> dict:
+    "`of`: how many items of each label; `wrong`: name, label, predicted of each wrong answer"
+    counts = self.items.label.explode().value_counts().sort_index()
+    t = self.items.assign(predicted=self.predicted, name=_short_names(self.items.path))
+    wrong = t[~self.right][['name', 'label', 'predicted']]
+    return dict(of={label: int(n) for label, n in counts.items()}, wrong=wrong.to_numpy().tolist())
 
 # %% ../nbs/reference/evaluation.ipynb #0255f192
 def temper(

@@ -266,6 +266,28 @@ def _curves(rows):
     )
 
 
+def _metrics_table(metrics):
+    "The figures of each split, a row a split"
+    t = pd.DataFrame(metrics).T.astype({'n': int})
+    return t.rename(columns={'constant': 'baseline'}).to_html(float_format='%.3f', border=0)
+
+
+def _pictures(clf, report, store):
+    "What every page shows of answers beside the truth"
+    return dict(
+        examples=_examples(clf, report, store),
+        confusion=fig_html(
+            report.show_confusion().figure, alt='Confusion matrix: rows true, columns predicted'
+        ),
+        reliability=fig_html(
+            report.show_reliability().figure,
+            alt='How often answers are right, by their confidence',
+        ),
+        per_class=report.per_class().rename(index=label_name).to_html(border=0),
+        mistakes=_mistakes(report),
+    )
+
+# %% ../nbs/reference/report.ipynb #1aeed073
 def probe_text(
     record: dict,  # of a run or a cross-validation
 ) -> str:
@@ -292,29 +314,7 @@ def _probe_sentence(record):
     words = probe_text(record).removeprefix('; ')
     return f' {words[0].upper()}{words[1:]}.' if words else ''
 
-
-def _metrics_table(metrics):
-    "The figures of each split, a row a split"
-    t = pd.DataFrame(metrics).T.astype({'n': int})
-    return t.rename(columns={'constant': 'baseline'}).to_html(float_format='%.3f', border=0)
-
-
-def _pictures(clf, report, store):
-    "What every page shows of answers beside the truth"
-    return dict(
-        examples=_examples(clf, report, store),
-        confusion=fig_html(
-            report.show_confusion().figure, alt='Confusion matrix: rows true, columns predicted'
-        ),
-        reliability=fig_html(
-            report.show_reliability().figure,
-            alt='How often answers are right, by their confidence',
-        ),
-        per_class=report.per_class().rename(index=label_name).to_html(border=0),
-        mistakes=_mistakes(report),
-    )
-
-
+# %% ../nbs/reference/report.ipynb #53effe99
 _SYNTHETIC = (
     'Trained and tested on synthetic stand-ins: these figures show that everything works, and say '
     'nothing about real recordings.'
@@ -357,7 +357,7 @@ def write_report(
     Path(path).write_text(page, encoding='utf-8')
     return Path(path)
 
-
+# %% ../nbs/reference/report.ipynb #dc3ad5f4
 def _shown_paths(report, k=8):
     "Files that the page shows: examples and mistakes"
     return list(dict.fromkeys([*_first_of_labels(report, k).path, *report.mistakes(k).path]))

@@ -157,21 +157,7 @@ def _of_classes(items, classes, root):
         items = items.drop(columns='split')
     return items
 
-
-def _own_items(recipe, root, classes):
-    "Items of a person's own folder that suit a recipe; what is left out is said"
-    if not root:
-        raise DataError('--layout folders needs --data: a folder that has a folder for each class')
-    items = folder_items(root)
-    rest = left_out(root, items)
-    if rest:
-        print(rest)
-    items = _of_classes(items, classes, root)
-    _check_kind(recipe, items, root)
-    _check_classes(items, root)
-    return items
-
-
+# %% ../nbs/reference/training_setup.ipynb #9e809910
 def for_size(
     recipe: Recipe,
     n: int,  # items to learn from
@@ -204,7 +190,7 @@ def _for_labels(recipe, labels):
     arguments = {k: v for k, v in backbone.arguments.items() if k != 'start'}
     return recipe.replace(backbone=Part(backbone.kind, **arguments))
 
-
+# %% ../nbs/reference/training_setup.ipynb #8b0aa003
 def _say_parts(parts, root):
     "Prints how many items each part has; DataError where nothing is tested"
     n = parts.split.value_counts()
@@ -242,6 +228,20 @@ def _check_fold(fold, split, all_folds, what):
     if fold not in ('0', '1') and not all_folds and split not in ('random', 'folds', 'halves'):
         why = f'{what} is split once; --seed splits it anew, --fold all tests every item'
         raise DataError(f'--fold {fold}: {why}')
+
+# %% ../nbs/reference/training_setup.ipynb #50cddc48
+def _own_items(recipe, root, classes):
+    "Items of a person's own folder that suit a recipe; what is left out is said"
+    if not root:
+        raise DataError('--layout folders needs --data: a folder that has a folder for each class')
+    items = folder_items(root)
+    rest = left_out(root, items)
+    if rest:
+        print(rest)
+    items = _of_classes(items, classes, root)
+    _check_kind(recipe, items, root)
+    _check_classes(items, root)
+    return items
 
 
 def own_folder(
