@@ -212,6 +212,9 @@ def _set_up(recipe, items, root, split, fold, seed, all_folds):
     "The recipe for a person's own items, with the way to split them, and the items"
     recipe = recipe.replace(split=split)
     is_given = SPLIT_COLUMNS.get(split) in items
+    if split == 'official' and not is_given:
+        need = 'folders train, valid and test, or a column split in the table'
+        raise DataError(f'--split official: {root} has no split of its own ({need})')
     if fold != '0' and not is_given:
         print(f'looking for repeats in {root}', flush=True)
         items = without_repeats(items.drop(columns=['split', 'fold'], errors='ignore'))
