@@ -19,7 +19,6 @@ from tqdm import tqdm
 from .audio_transforms import LogMel
 from instruments_nbdev.augmentation import (
     BandGain,
-    CircularShift,
     FreqShift,
     WaveMixup,
     seed_transforms,
@@ -139,46 +138,24 @@ add_recipe(
 )
 
 add_recipe(
-    Recipe(
-        'sounds-resnet-published',
+    RECIPES['sounds-cnn-published'].replace(
+        name='sounds-resnet-published',
         about='Source S3, fine-tuned ResNet-34 on spectrograms: '
         'published 87.5 % on its 40 test clips; 2 + 10 epochs, stopped early',
-        data=Data(
-            split='source_fastai',
-            store=Part(sound_store, sr=44100),
-            window=220500,
-        ),
-        network=Network(
-            front_end=Part(
-                LogMel,
-                sr=44100,
-                n_fft=1024,
-                hop_length=512,
-                n_mels=64,
-                mel_scale='htk',
-                top_db=80,
-                norm='clip',
-            ),
-            backbone=Part(ImageNet, arch='resnet34.tv_in1k', hidden=512),
-            weights='imagenet',
-        ),
-        augmentation=Augmentation(
-            augment=(Part(CircularShift, max_share=0.4),),
-            augment_features=MASKS,
-        ),
-        optimisation=Optimisation(
-            epochs=12,
-            bs=8,
-            lr=1.07e-2,
-            wd=0.01,
-            schedule='fine_tune',
-            save_best=True,
-            patience=2,
-        ),
-        tuning=FineTuning(
-            freeze_epochs=2,
-            lr_mult=0.01,
-        ),
+        split='source_fastai',
+        backbone=Part(ImageNet, arch='resnet34.tv_in1k', hidden=512),
+        weights='imagenet',
+        epochs=12,
+        bs=8,
+        lr=1.07e-2,
+        opt='adam',
+        wd=0.01,
+        schedule='fine_tune',
+        pct_start=0.25,
+        save_best=True,
+        patience=2,
+        freeze_epochs=2,
+        lr_mult=0.01,
     )
 )
 
