@@ -9,6 +9,7 @@ __all__ = ['LIBRARIES', 'GAIN', 'SHIFT', 'SNR', 'DECAY', 'RATE', 'SEMITONES', 'm
 
 # %% ../nbs/reference/augmentation_races.ipynb #a9d10004
 import math
+import time
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,6 @@ from instruments_nbdev.augmentation import (
     TimeStretch,
 )
 from .effects import EQ, Reverb
-from .machine import cores
 from .storage import decode
 from .timing import summarise, take_turns, times_faster, torch_threads
 
@@ -194,20 +194,15 @@ class _Batches(torch.utils.data.Dataset):
         return self.effect(self.batch)
 
 
-def _loop(effect, batch, n):
-    for _ in range(n):
-        effect(batch)
-
-
 def _drain(batches):
     for _ in batches:
         pass
 
 
 def _way(effect, batch, n):
-    "A function that makes `n` changed batches, in worker processes where the effect is a loop"
-    if n == 1 or not isinstance(effect, LoopOverClips):
-        return partial(_loop, effect, batch, n)
+    "A function that makes one changed batch, or `n` at once in as many worker processes"
+    if n == 1:
+        return partial(effect, batch)
     batches = _Batches(effect, batch, n)
     workers = dict(num_workers=n, persistent_workers=True, timeout=300)
     return partial(_drain, torch.utils.data.DataLoader(batches, batch_size=None, **workers))
@@ -217,13 +212,17 @@ def effect_race(
     effects: dict,  # library -> function of batches, with `ours`
     batch: torch.Tensor,  # sounds (B, T)
     threads: int = 1,  # threads or worker processes
-    rounds: int = 7,  # of `take_turns`
+    rounds: int = 5,  # of `take_turns`
 ) -> dict:  # timings of a batch, and how many times faster ours is than each other
     "One effect on one batch, by this package and by others"
-    ways = {library: _way(effect, batch, threads) for library, effect in effects.items()}
+    ways, batches = {}, {}  # batches: how many a call makes
+    for library, effect in effects.items():
+        batches[library] = threads if isinstance(effect, LoopOverClips) else 1
+        ways[library] = _way(effect, batch, batches[library])
+    clock = time.process_time if threads == 1 else time.perf_counter
     with torch_threads(threads):
-        took = take_turns(ways, rounds)
-    took = {library: [t / threads for t in seconds] for library, seconds in took.items()}
+        took = take_turns(ways, rounds, clock=clock)
+    took = {library: [t / batches[library] for t in seconds] for library, seconds in took.items()}
     others = [library for library in took if library != 'ours']
     return dict(
         ratio={library: times_faster(took, 'ours', library) for library in others},
@@ -252,18 +251,20 @@ def augmentation_race(
     n: int = 32,  # clips of the batch
     seconds: float = 5.0,  # length of a clip
     sr: int = 32000,  # rate in Hz
-    threads: tuple = None,  # numbers of threads to race with; default: one, and one a core
-    rounds: int = 7,  # of `take_turns`
+    threads: tuple = (1,),  # numbers of threads to race with
+    rounds: int = 5,  # of the two slow effects; of all others five times as many
 ) -> dict:  # `races`: for each number of threads, the `effect_race` of each effect
     "All effects on a batch of clips, by this package and by the libraries that are installed"
     batch = race_batch(paths, n, seconds, sr)
     races = []
     with TemporaryDirectory() as folder:
         effects = all_effects(sr, folder)
-        for count in threads or sorted({1, cores()}):
+        for count in threads:
             results = {}
             for name in effects['ours']:
                 ways = {who: those[name] for who, those in effects.items() if name in those}
-                results[name] = effect_race(ways, batch, count, rounds)
+                is_slow = name in ('time stretch', 'pitch shift')
+                turns = rounds if is_slow else 5 * rounds
+                results[name] = effect_race(ways, batch, count, turns)
             races.append(dict(threads=count, effects=results))
     return dict(clips=n, seconds=seconds, sr=sr, rounds=rounds, races=races)

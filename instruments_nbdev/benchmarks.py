@@ -308,7 +308,7 @@ def _throughput(items, small):
 
 
 def _augmentation(items, small):
-    kw = dict(n=4, seconds=1.0, threads=(1,), rounds=1) if small else {}
+    kw = dict(n=4, seconds=1.0, rounds=1) if small else {}
     return augmentation_race(items.path, **kw)
 
 
