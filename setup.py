@@ -25,13 +25,14 @@ def read_settings():
 
 
 def read_extras(settings):
-    "Extra -> requirements, from the lines NAME_requirements; `dev` also takes in all other extras"
+    "Extra -> requirements, from the lines NAME_requirements; `dev` takes in all others but `races`"
     extras = {}
     for key, value in settings.items():
         if key.endswith(SUFFIX):
             extras[key.removesuffix(SUFFIX)] = value.split()
+    races = extras.pop('races')
     extras['dev'] = sum(extras.values(), start=[])
-    return extras
+    return extras | dict(races=races)
 
 
 settings = read_settings()

@@ -32,6 +32,7 @@ from fastai.torch_core import default_device
 from fastcore.script import call_parse
 
 from .audio_transforms import LogMel
+from .augmentation_races import augmentation_race, missing_libraries
 from .costs import run_costs
 from .data import esc50
 from .evaluation import one_hot
@@ -39,12 +40,13 @@ from .files import DataError, write_json
 from .learner import ItemLoader, make_learner
 from .machine import fastest_settings, set_speed
 from .model import Classifier
-from .races import FRONT, accuracy_race, by_format, throughput
+from .races import FRONT, by_format, throughput
 from .recipes import RECIPES, Recipe
 from .schedules import schedule_of
 from .splits import split_items
 from .startup import start_table, startup
 from .storage import sound_store
+from .time_to_accuracy import accuracy_race
 from instruments_nbdev.timing import (
     PeakMemory,
     read_record,
@@ -305,6 +307,11 @@ def _throughput(items, small):
         return dict(formats={name: throughput(t.path, **kw) for name, t in formats.items()})
 
 
+def _augmentation(items, small):
+    kw = dict(n=4, seconds=1.0, rounds=1) if small else {}
+    return augmentation_race(items.path, **kw)
+
+
 def _share(items, small):
     "The middle one of three measurements, and what all three gave"
     epochs, times = (2, 1) if small else (6, 3)
@@ -335,6 +342,7 @@ def _startup(items, small):
 MEASUREMENTS = dict(
     fft=_fft,
     throughput=_throughput,
+    augmentation=_augmentation,
     share=_share,
     accuracy=_accuracy,
     scale=_scale,
@@ -373,10 +381,14 @@ def run_benchmarks(
 
     Costs of recipes have a record of their own, see `run_costs`."""
     names = _chosen(only)
+    lacking = missing_libraries()
+    if 'augmentation' in names and lacking:
+        print(f'augmentation is left out: {lacking}')
+        names.remove('augmentation')
     if names == ['costs']:
         return run_costs(out, small)
     items = []
-    if set(names) - {'startup', 'costs'}:  # these need no data
+    if set(names) - {'startup', 'costs'}:  # these two need no data
         items = split_items(esc50.items(root), 'source').reset_index(drop=True)
     path = Path(out or ('results/benchmarks-small.json' if small else 'results/benchmarks.json'))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -467,7 +479,7 @@ def targets(
 # %% ../nbs/reference/benchmarks.ipynb #eb367f6a
 @call_parse
 def main(
-    only: str = '',  # fft, throughput, share, accuracy, scale, startup, costs; default: all
+    only: str = '',  # fft,throughput,augmentation,share,accuracy,scale,startup,costs; default: all
     out: str = '',  # the record; default results/benchmarks.json, and results/costs.json
     root: str = None,  # ESC-50; default: in $INSTRUMENTS_DATA, else in the cache
     small: bool = False,  # tiny sizes, which only show that it works

@@ -74,7 +74,10 @@ def torch_threads(
         torch.set_num_threads(before)
 
 
-_LIBRARIES = 'torch torchaudio librosa soundfile soxr numpy fastai instruments_nbdev'.split()
+_LIBRARIES = '''
+    torch torchaudio librosa soundfile soxr numpy fastai instruments_nbdev
+    torch_audiomentations audiomentations
+'''.split()
 
 
 def _versions():

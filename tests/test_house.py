@@ -33,7 +33,8 @@ ORDER = '''
     irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid gtzan_findings
     scoring irmas_held_out graphs export answer_pictures answers predictions training_setup
     commands app prediction_app examples lessons
-    demo_html demo races prediction_races costs startup benchmarks
+    demo_html demo races time_to_accuracy augmentation_races prediction_races costs startup
+    benchmarks
 '''.split()
 
 
