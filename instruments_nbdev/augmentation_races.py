@@ -35,6 +35,11 @@ from .timing import summarise, take_turns, times_faster, torch_threads
 
 # %% ../nbs/reference/augmentation_races.ipynb #a9d10006
 LIBRARIES = ('torch_audiomentations', 'audiomentations')
+# audiomentations asks for an older soxr than this package is tested with: hence --no-deps
+_INSTALL = (
+    'pip install "instruments_nbdev[races]", then '
+    'pip install --no-deps audiomentations numpy-minmax numpy-rms python-stretch'
+)
 
 
 def missing_libraries(
@@ -44,8 +49,7 @@ def missing_libraries(
     missing = [name for name in names if not find_spec(name)]
     if not missing:
         return ''
-    install = 'pip install "instruments_nbdev[races]" audiomentations'
-    return f'{" and ".join(missing)} cannot be found: {install}'
+    return f'{" and ".join(missing)} cannot be found: {_INSTALL}'
 
 # %% ../nbs/reference/augmentation_races.ipynb #a9d1000a
 GAIN = -6.0  # dB

@@ -86,7 +86,7 @@ def finding(
         f'{best} is best with {_with_interval(top)}, {worst} worst with {_with_interval(last)}, '
         f'n = {int(top.n)} over {int(top.seeds)} seed(s): {significance} (5 %, Bonferroni).',
         f'The gap between losses is widest for {gap.idxmax()} ({gap.max():.2f}) '
-        f'and narrowest for {gap.idxmin()} ({gap.min():.2f}).',
+        f'and narrowest for {gap.idxmin()} ({gap.min():.2f}) (not tested here).',
     ]
     for what, label in _SOURCE.get(question, {}).items():
         if label in answers.index:
