@@ -311,7 +311,7 @@ def clip_scores(
     draws: int = 1000,  # of the bootstrap over songs
     seed: int = 0,
 ):
-    """A table with a row a metric: value, its 95 % interval, and its baseline.
+    """A table with a row a metric: value, its 95 % interval, and its baseline (`constant`).
 
     accuracy: is the most probable label a true one?; micro_f1 and macro_f1 of all labels that are
     said; lrap: label ranking average precision. The baseline is the best answer that is always
@@ -334,7 +334,7 @@ def clip_scores(
     rows = {}
     for name in ('accuracy', 'macro_f1') if is_one else value:
         low, high = np.quantile(drawn[name], [0.025, 0.975])
-        rows[name] = dict(value=value[name][0], low=low, high=high, baseline=baseline[name][0])
+        rows[name] = dict(value=value[name][0], low=low, high=high, constant=baseline[name][0])
     return pd.DataFrame(rows).T.round(4)
 
 # %% ../nbs/reference/scoring.ipynb #8173a613
@@ -414,7 +414,7 @@ def tell_scores(
         lines += ['', f'{title:<18}{"":>8}{"95 %":>15}{"baseline":>11}']
         for name, row in clip_scores(version).iterrows():
             interval = f'{row.low:.3f}-{row.high:.3f}'
-            lines.append(f'{METRICS[name]:<18}{row.value:>8.3f}{interval:>15}{row.baseline:>11.3f}')
+            lines.append(f'{METRICS[name]:<18}{row.value:>8.3f}{interval:>15}{row.constant:>11.3f}')
     table = report.per_class()
     lines += ['', f'{"label":<18}{"n":>8}{"precision":>11}{"recall":>8}{"F1":>7}']
     for label, row in table[table.n > 0].iterrows():
@@ -459,8 +459,8 @@ def write_scores(
         title=title,
         headline=f'{percent(right.value)} right on {Path(where).name}',
         beside=f'{n_items}, 95 % interval {interval} by bootstrap over {drawn}. Always giving the '
-        f'most frequent class would be right for {percent(right.baseline)}.',
-        table=scores.rename(index=METRICS),
+        f'most frequent class would be right for {percent(right.constant)}.',
+        table=scores.rename(index=METRICS, columns=dict(constant='baseline')),
         notes=notes,
         record=dict(
             data=str(where),
