@@ -29,7 +29,7 @@ ORDER = '''
     splits facts layouts data irmas_labels synthesis download audit streams storage
     audio_transforms augmentation effects spectrograms photo_transforms evaluation inference
     model report schedules learner runs training jobs experiments search_space search cards
-    tracking weights mobilenet custom_cnn options probe transfer transfer_recipes
+    tracking weights mobilenet custom_cnn options probe transfer multilayer transfer_recipes
     irmas_multistft irmas_efficient irmas_mel gtzan_mlp_cnn gtzan_grid gtzan_findings
     scoring irmas_held_out graphs export answer_pictures answers predictions training_setup
     commands app prediction_app examples lessons
