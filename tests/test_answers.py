@@ -1,4 +1,4 @@
-"""The bundled models answer as they did before the package was rebuilt."""
+"""The bundled models answer as they did when they were made, or before the package was rebuilt."""
 
 import json
 from pathlib import Path
