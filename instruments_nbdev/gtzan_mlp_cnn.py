@@ -113,7 +113,7 @@ add_recipe(
         dataset='gtzan',
         split='neighbours',
         about='mn04 from AudioSet as it is, with a last layer that also sees its middle; '
-        'GTZAN in fragments of 5 s, 5 folds of neighbours, ten seconds a fold on one core',
+        'GTZAN in fragments of 5 s, 5 folds of neighbours, half a minute a fold on one core',
         backbone=Part(MultiLayerMN, start=tuple(AUDIOSET_GENRES.values())),
         epochs=0,
         calibrate=True,

@@ -83,7 +83,7 @@ def param_groups(
 class MN(MobileNetV3):
     "EfficientAT's MobileNetV3: log-mel (B, 128, F) of `MN_FRONT_END` to logits (B, n_out)"
 
-    new_layers = ('tap',)  # which pretrained weights do not have
+    new_names = ('tap',)  # which pretrained weights do not have
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class MN(MobileNetV3):
             if all(isinstance(number, int) for number in self.start):
                 for key in ('classifier.3.weight', 'classifier.3.bias'):
                     state[key] = state[key][list(self.start)]
-        anew = list(self.new_layers)
+        anew = list(self.new_names)
         if state['classifier.3.bias'].shape != shape:
             anew.append('classifier.3.')
         load_into(self, state, name, anew)
@@ -187,17 +187,17 @@ def band_statistics(
 class MultiLayerMN(MN):
     "`MN` whose last layer also sees the band statistics of some blocks"
 
-    new_layers = ('middle', 'centre', 'scale')
+    new_names = ('middle', 'centre', 'scale')
 
     def __init__(
         self,
-        layers: tuple = (6, 12, 15),  # numbers of the blocks
+        blocks: tuple = (6, 12, 15),  # their numbers, from 0 at the input
         n_mels: int = 128,  # bands of the log-mel
         n_out: int = 527,
         **kwargs,  # of `MN`
     ):
         super().__init__(n_out=n_out, **kwargs)
-        self.layers = tuple(layers)
+        self.blocks = tuple(blocks)
         n = self._n_statistics(n_mels)
         self.register_buffer('centre', torch.zeros(n))
         self.register_buffer('scale', torch.ones(n))
@@ -218,7 +218,7 @@ class MultiLayerMN(MN):
         found = []
         for i, block in enumerate(self.features):
             x = block(x)
-            if i in self.layers:
+            if i in self.blocks:
                 found.append(band_statistics(x))
         return self.classifier[:2](x.mean((2, 3))), torch.cat(found, 1)
 
@@ -241,7 +241,8 @@ class MultiLayerMN(MN):
         n = self.middle.in_features
         features, statistics = z[:, :-n], z[:, -n:]
         self.centre.copy_(statistics.mean(0))
-        self.scale.copy_(4 * (statistics.std(0) + 1e-4))  # then they are as large as the features
+        # about as large as the features, so that fine-tuning moves both at the same rate
+        self.scale.copy_(4 * (statistics.std(0) + 1e-4))
         scaled = (statistics - self.centre.cpu()) / self.scale.cpu()
         last = self.classifier[-1]
         prior = None if self.prior is None else nn.functional.pad(self.prior, (0, n))
