@@ -264,6 +264,7 @@ def pooled_views(
     recipe: Recipe,  # of photos, with pretrained weights
     store,  # the photos
     progress: bool = True,  # show a progress bar?
+    seed: int = 0,  # of the changes
 ) -> dict:  # view -> features (N, D)
     """What the frozen network of a recipe makes of photos
 
@@ -277,7 +278,7 @@ def pooled_views(
     for part in recipe.augmentation.tta:
         views[part.kind.__name__] = part()
     changed = nn.Sequential(*(part() for part in recipe.augmentation.augment)).train()
-    views['changed'] = seed_transforms(changed, 0)
+    views['changed'] = seed_transforms(changed, seed)
     order = np.random.default_rng(0).permutation(len(store))  # backgrounds come from the batch
     features = {}
     for name, view in views.items():
